@@ -1,0 +1,100 @@
+"""``live-restore listen``: a line per published volume."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zlib
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from live_restore.client import Message, VolumeMessage
+    from live_restore.protocol import Kind
+
+__all__ = ["add_command"]
+
+
+def add_command(commands: Any) -> None:
+    """Add this command to the parser's."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "listen",
+        help="print a line per published volume",
+        description="Listens to a running daemon; waits for one that isn't there yet.",
+    )
+    parser.add_argument("endpoint", nargs="?", default="tcp://127.0.0.1:5556", help="data port")
+    parser.add_argument("--control", help="control port; missed volumes are asked for there")
+    parser.add_argument("--count", type=int, help="stop after so many volumes")
+    parser.add_argument("--timeout", type=float, help="stop after so many seconds without one")
+    parser.add_argument("--raw", action="store_true", help="also volumes as the camera gave them")
+    parser.add_argument("--json", action="store_true", help="each header as one line of JSON")
+    parser.add_argument(
+        "--checksums", action="store_true", help="with --json: CRC-32 of each plane as received"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from live_restore.client import Subscriber, VolumeMessage
+
+    kinds: tuple[Kind, ...] = ("restored", "raw") if options.raw else ("restored",)
+    left = options.count
+    with Subscriber(options.endpoint, kinds, control=options.control) as subscriber:
+        print(f"listening to {options.endpoint}", file=sys.stderr, flush=True)
+        while left is None or left > 0:
+            message = subscriber.receive(options.timeout)
+            if message is None:
+                print(f"nothing for {options.timeout:g} s", file=sys.stderr)
+                return 1
+            if isinstance(message, VolumeMessage):
+                left = None if left is None else left - 1
+                line = _as_json(message, options.checksums) if options.json else _as_text(message)
+                print(line, flush=True)
+            elif not options.json:
+                _print_event(message)
+    return 0
+
+
+def _age_s(message: VolumeMessage) -> float:
+    """Seconds since the last plane reached the daemon."""
+    now = datetime.now(message.header.received_at.tzinfo)
+    return (now - message.header.received_at).total_seconds()
+
+
+def _as_text(message: VolumeMessage) -> str:
+    header = message.header
+    voxel = header.voxel_size_um
+    size = " x ".join(f"{v:.3g}" for v in voxel) + " um" if voxel else "voxel size unknown"
+    lost = f"  {message.missed} MISSED before it" if message.missed else ""
+    return (
+        f"{header.received_at.astimezone():%H:%M:%S}  {header.kind:8}  {header.acquisition}  "
+        f"position {header.position}  time {header.time}  {header.channel}  "
+        f"{header.shape} {header.type}  {size}  age {_age_s(message):.2f} s{lost}"
+    )
+
+
+def _as_json(message: VolumeMessage, with_checksums: bool) -> str:
+    body = message.header.model_dump(mode="json")
+    body["received"] = {"age_s": round(_age_s(message), 6), "missed": message.missed}
+    if with_checksums:
+        body["received"]["plane_crc32"] = [zlib.crc32(plane) for plane in message.data]
+    return json.dumps(body)
+
+
+def _print_event(message: Message) -> None:
+    from live_restore.client import EndHeader, SkippedHeader, StartHeader
+
+    match message:
+        case StartHeader():
+            print(f"-- {message.acquisition} starts, {message.shape} {message.type}", flush=True)
+        case EndHeader():
+            print(f"-- {message.acquisition} ends: {message.reason}", flush=True)
+        case SkippedHeader():
+            print(
+                f"-- SKIPPED {message.acquisition} position {message.position} time {message.time} "
+                f"{message.channel}: {message.reason}",
+                flush=True,
+            )
+        case _:
+            return

@@ -1,0 +1,64 @@
+"""``live-restore``: the commands, their common options, errors and exit codes.
+
+Exit codes: 0 done, 1 died running, 2 usage or profile, 3 could not start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from live_restore import __version__
+from live_restore.cli import check, demo, listen, restore, run, train
+from live_restore.errors import LiveRestoreError, ModelError, ProfileError, RestoreError
+
+__all__ = ["main"]
+
+_COMMANDS = (demo, run, check, listen, restore, train)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="live-restore",
+        description="Live restoration of fluorescence z-stacks while they are acquired.",
+    )
+    parser.add_argument("--version", action="version", version=f"live-restore {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for module in _COMMANDS:
+        module.add_command(commands)
+    options = parser.parse_args(arguments)
+    _configure_logging(getattr(options, "verbose", False))
+    try:
+        return int(options.run(options))
+    except ProfileError as error:
+        _say(error)
+        return 2
+    except (ModelError, RestoreError) as error:
+        _say(error)
+        return 3
+    except LiveRestoreError as error:
+        _say(error)
+        return 3
+    except KeyboardInterrupt:
+        return 130
+
+
+def _say(error: Exception) -> None:
+    print(f"live-restore: {error}", file=sys.stderr)
+
+
+def _configure_logging(is_verbose: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if is_verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    logging.captureWarnings(True)
+    for name in ("watchdog", "asyncio", "numcodecs", "ndstorage"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # What tifffile has to say of a damaged file becomes one warning of ours.
+    logging.getLogger("tifffile").propagate = False

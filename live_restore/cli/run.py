@@ -1,0 +1,44 @@
+"""``live-restore run``: the daemon."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+from typing import Any
+
+__all__ = ["add_command"]
+
+logger = logging.getLogger(__name__)
+
+
+def add_command(commands: Any) -> None:
+    """Add this command to the parser's."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "run",
+        help="restore and publish what a microscope acquires",
+        description="Runs until its source ends or it is told to stop. The first Ctrl-C or SIGTERM "
+        "restores what waits; the second drops it.",
+    )
+    parser.add_argument("profile", help="a TOML file, or the name of a shipped profile")
+    parser.add_argument("-v", "--verbose", action="store_true", help="a line per volume")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from live_restore.cli.profiles import find_profile
+    from live_restore.profile import load_profile
+    from live_restore.service import Service
+
+    service = Service(
+        load_profile(find_profile(options.profile)), on_ready=lambda: logger.info("ready")
+    )
+    before = {
+        number: signal.signal(number, lambda *_: service.stop())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        return 0 if service.run() else 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,39 @@
+"""The error tree: each message says what was expected, what came, where, and what to do."""
+
+__all__ = [
+    "LiveRestoreError",
+    "ModelError",
+    "ProfileError",
+    "ProtocolError",
+    "RestoreError",
+    "SinkError",
+    "SourceError",
+]
+
+
+class LiveRestoreError(Exception):
+    """Anything this package reports on purpose; the command line prints it without a traceback."""
+
+
+class ProfileError(LiveRestoreError):
+    """A profile can't be read, or one of its keys or values is wrong."""
+
+
+class SourceError(LiveRestoreError):
+    """A source can't be opened, or what it delivered can't be used."""
+
+
+class ModelError(LiveRestoreError):
+    """A model file can't be read, or doesn't fit what it is wanted for."""
+
+
+class RestoreError(LiveRestoreError):
+    """A volume can't be restored, or the device that should do it isn't there."""
+
+
+class SinkError(LiveRestoreError):
+    """A restored volume can't be published or written."""
+
+
+class ProtocolError(LiveRestoreError):
+    """A message on the wire doesn't follow the protocol."""

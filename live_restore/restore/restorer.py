@@ -1,0 +1,258 @@
+"""Restores whole volumes with a 3D RCAN on a GPU or on the processor."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from live_restore.errors import RestoreError
+from live_restore.restore.intensity import measure_range
+from live_restore.restore.model import Model
+from live_restore.restore.rcan import RCAN3D
+from live_restore.restore.tiling import Tiles, blend, plan_tiles
+from live_restore.volume import ModelUse, Restored, Volume
+
+__all__ = ["Precision", "RcanRestorer", "choose_device", "choose_precision", "largest_tile"]
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["auto", "float16", "bfloat16", "float32"]
+OutputDtype = Literal["uint16", "float32"]
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+_CPU_BUDGET_BYTES = 2**30  # for the activations of one tile
+_CUDA_BUDGET_SHARE = 0.5  # of the memory that is free at start
+_LIVE_TENSORS = 6  # feature tensors alive at once in eager inference, workspaces included
+_DEEPEST_TILE = 64
+
+
+class RcanRestorer:
+    """A loaded model, warm on its device.
+
+    Parameters
+    ----------
+    model : Model
+        From `load_model`.
+    device : str
+        "auto", "cpu", "cuda" or "cuda:N".
+    precision : str
+        "auto", "float16", "bfloat16" or "float32".
+    output_dtype : {"uint16", "float32"}
+        Restored intensities are in the raw volume's counts either way.
+    tile_zyx : tuple of int, optional
+        Largest tile; chosen from the model and the memory otherwise.
+
+    Raises
+    ------
+    RestoreError
+        The device isn't there, or can't do this precision.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        device: str = "auto",
+        precision: Precision = "auto",
+        output_dtype: OutputDtype = "uint16",
+        tile_zyx: tuple[int, int, int] | None = None,
+    ) -> None:
+        self.model = model
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.output_dtype = output_dtype
+        self._tile_zyx = tile_zyx
+        self._budget = _CPU_BUDGET_BYTES
+        self._network = model.network
+
+    def __enter__(self) -> Self:
+        dtype = _DTYPES[self.precision]
+        # PyTorch's channels-last layout is the fast one on tensor cores and on the processor.
+        self._network = channels_last(self.model.network.to(device=self.device, dtype=dtype))
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            free, _ = torch.cuda.mem_get_info(self.device)
+            self._budget = int(_CUDA_BUDGET_SHARE * free)
+        started = time.monotonic()
+        self._restore_tile(np.zeros((8, 32, 32), dtype=np.float32))
+        logger.info(
+            "model %s on %s in %s, warm after %.1f s",
+            self.model.card.name,
+            self.device_name,
+            self.precision,
+            time.monotonic() - started,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._network = self.model.network.to(device="cpu", dtype=torch.float32)
+
+    @property
+    def device_name(self) -> str:
+        """For people: the GPU's name, or "cpu"."""
+        if self.device.type == "cuda":
+            return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
+        return str(self.device)
+
+    def plan(self, shape_zyx: tuple[int, int, int]) -> Tiles:
+        """The tiles of a volume; the same for each volume of a shape while this restorer lives."""
+        architecture = self.model.card.architecture
+        largest = self._tile_zyx or largest_tile(
+            shape_zyx, architecture.num_channels, _DTYPES[self.precision].itemsize, self._budget
+        )
+        radius = architecture.receptive_radius
+        overlap = (min(radius, 8), min(2 * radius, 32), min(2 * radius, 32))
+        return plan_tiles(shape_zyx, largest, overlap)
+
+    def model_use(self, shape_zyx: tuple[int, int, int]) -> ModelUse:
+        """How volumes of this shape are restored: their provenance."""
+        return ModelUse(
+            self.model.card.name,
+            self.model.sha256,
+            self.precision,
+            self.device_name,
+            self.plan(shape_zyx).tile_zyx,
+        )
+
+    def restore(self, volume: Volume) -> Restored:
+        """Restore one volume.
+
+        Parameters
+        ----------
+        volume : Volume
+            uint8, uint16 or any other real dtype.
+
+        Returns
+        -------
+        Restored
+            Data in the raw volume's own counts, read-only.
+
+        Raises
+        ------
+        RestoreError
+            The network's output isn't finite, or the device failed.
+        """
+        started = time.monotonic()
+        try:
+            data, intensity = self._restore_data(volume.data)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise RestoreError(
+                f"{volume.key}: not enough memory on {self.device} for tiles of "
+                f"{self.plan(volume.info.shape_zyx).tile_zyx}: set a smaller tile_zyx in [model] "
+                f"({error})"
+            ) from error
+        except RestoreError as error:
+            raise RestoreError(f"{volume.key}: {error}") from error
+        finished = time.monotonic()
+        return Restored(
+            key=volume.key,
+            info=volume.info,
+            data=data,
+            raw=volume,
+            model=self.model_use(volume.info.shape_zyx),
+            intensity=intensity,
+            timing_s={
+                "waiting": started - volume.received_s,
+                "restoring": finished - started,
+            },
+        )
+
+    def _restore_data(self, raw: NDArray[Any]) -> tuple[NDArray[Any], tuple[float, float]]:
+        norm = self.model.card.normalisation
+        span = measure_range(raw, norm.low_percent, norm.high_percent, norm.epsilon)
+        nz, ny, nx = raw.shape
+        tiles = self.plan((nz, ny, nx))
+        out = np.empty(raw.shape, dtype=self.output_dtype)
+
+        def one(where: tuple[slice, slice, slice]) -> NDArray[np.float32]:
+            return self._restore_tile(span.normalise(raw[where]))
+
+        for rows, band in blend(tiles, one):
+            counts = span.counts(band)
+            if not np.isfinite(counts).all():
+                raise RestoreError(
+                    f"the network gave values that aren't finite numbers in {self.precision}: "
+                    'set precision = "float32" in [model], and check the raw data for NaN'
+                )
+            if out.dtype == np.uint16:
+                np.clip(np.rint(counts, out=counts), 0, 65535, out=counts)
+            out[:, rows] = counts
+        out.flags.writeable = False
+        return out, (span.low, span.high)
+
+    def _restore_tile(self, tile: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            tensor = torch.from_numpy(tile)[None, None].to(
+                device=self.device, dtype=_DTYPES[self.precision]
+            )
+            restored = self._network(tensor.contiguous(memory_format=torch.channels_last_3d))
+            return np.asarray(restored[0, 0].float().cpu().numpy(), dtype=np.float32)
+
+
+def channels_last(network: RCAN3D) -> RCAN3D:
+    """The network with its weights in the layout (N, Z, Y, X, C), converted in place."""
+    for parameter in network.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return network
+
+
+def choose_device(device: str) -> torch.device:
+    """The torch device behind a profile's word.
+
+    Raises
+    ------
+    RestoreError
+        A GPU is asked for that isn't there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda"):
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(device.partition(":")[2] or 0)
+        if index >= found:
+            build = "is built without CUDA" if torch.version.cuda is None else "sees no such GPU"
+            raise RestoreError(
+                f"device {device}: {found} GPUs found; PyTorch {torch.__version__} {build}. Check "
+                'nvidia-smi, install the CUDA build of PyTorch, or set device = "auto"'
+            )
+    return torch.device(device)
+
+
+def choose_precision(precision: Precision, device: torch.device) -> str:
+    """float16 on a GPU and float32 on the processor, unless said otherwise.
+
+    Raises
+    ------
+    RestoreError
+        float16 on the processor.
+    """
+    if precision == "auto":
+        return "float16" if device.type == "cuda" else "float32"
+    if precision == "float16" and device.type == "cpu":
+        raise RestoreError(
+            'precision float16 needs a GPU: on the processor use "bfloat16" or "float32"'
+        )
+    return precision
+
+
+def largest_tile(
+    shape_zyx: tuple[int, int, int], num_channels: int, itemsize: int, budget_bytes: int
+) -> tuple[int, int, int]:
+    """The largest tile whose activations fit in memory: the whole depth up to 64, square in the plane."""
+    depth = min(shape_zyx[0], _DEEPEST_TILE)
+    voxels = budget_bytes // (_LIVE_TENSORS * num_channels * itemsize)
+    side = int(math.sqrt(voxels / depth)) // 16 * 16
+    side = min(max(side, 64), 1024)
+    return depth, side, side

@@ -1,0 +1,325 @@
+"""The service: opens what the profile names, connects it, and ends it in order.
+
+The life of a service, read from top to bottom in `Service.run`::
+
+    sinks open -> model warm -> source open -> ready
+    source thread:  planes -> assembler -> inbox
+    restore thread: inbox -> restorer -> one queue per sink
+    sink threads:   queue -> sink
+    source ends or stop(): inbox drains, then the sinks' queues, within shutdown_s
+    second stop(): what still waits is dropped and counted
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+
+from live_restore.errors import LiveRestoreError, SinkError
+from live_restore.interfaces import Event, Item, Restorer, Sink, Source, StopSignal
+from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
+from live_restore.profile import Profile
+from live_restore.restore import open_restorer
+from live_restore.sinks import open_sinks
+from live_restore.sources import open_source
+from live_restore.sources.assembler import Assembler
+from live_restore.volume import (
+    AcquisitionEnd,
+    AcquisitionInfo,
+    Plane,
+    Restored,
+    Skipped,
+    Volume,
+    VolumeKey,
+)
+
+__all__ = ["Service"]
+
+logger = logging.getLogger(__name__)
+
+_SINK_QUEUE_BYTES = 2**30
+_SIGNAL_CHECK_S = 1.0  # on Windows a signal's handler runs only when a wait ends
+_STOP = "stop"
+
+
+class Service:
+    """One running profile.
+
+    Parameters
+    ----------
+    profile : Profile
+        What to run.
+    on_ready : callable, optional
+        Called once when volumes can come, from the thread that called `run`.
+
+    Attributes
+    ----------
+    counts : collections.Counter
+        Volumes ``seen``, ``restored``, ``skipped``; ``sink failures``.
+    """
+
+    def __init__(self, profile: Profile, on_ready: Callable[[], None] | None = None) -> None:
+        self.counts: Counter[str] = Counter()
+        self._profile = profile
+        self._on_ready = on_ready
+        self._stop = StopSignal()
+        self._mail: queue.SimpleQueue[str] = queue.SimpleQueue()  # names of ended threads, _STOP
+        self._outstanding = _Outstanding()
+        self._source_error: BaseException | None = None
+
+    def stop(self) -> None:
+        """Stop and drain; called again, drop what waits. May be called from a signal handler."""
+        self._mail.put(_STOP)  # the one thing that is safe to do in a signal handler
+
+    def run(self) -> bool:
+        """Run until the source ends or `stop` is called.
+
+        Returns
+        -------
+        bool
+            Everything ended as it should; otherwise the log says what died.
+
+        Raises
+        ------
+        LiveRestoreError
+            It could not start.
+        """
+        with ExitStack() as opened:
+            # Sinks first: viewers connect while the model loads.
+            sinks = {n: opened.enter_context(s) for n, s in open_sinks(self._profile).items()}
+            restorer = opened.enter_context(open_restorer(self._profile.model))
+            source = opened.enter_context(open_source(self._profile))
+            if self._on_ready:
+                self._on_ready()
+            return self._run(source, restorer, sinks)
+
+    def _run(self, source: Source, restorer: Restorer, sinks: dict[str, Sink]) -> bool:
+        self._assembler = Assembler(self._profile.queue.memory_mb * 2**20)
+        self._sink_stages = {name: self._sink_stage(name, sink) for name, sink in sinks.items()}
+        inbox: VolumeQueue[Volume] = VolumeQueue(
+            self._profile.queue.memory_mb * 2**20,
+            self._profile.queue.order,
+            lambda volume: volume.nbytes,
+            None if source.is_durable else self._pass_over,
+        )
+        restoring = Stage(
+            "restore",
+            inbox,
+            lambda volume: self._restore(restorer, volume),
+            self._restore_failed,
+            lambda: self._after_restoring(inbox),
+        )
+        feeding = threading.Thread(target=self._feed, args=(source, inbox), name="source")
+        threads = [feeding, restoring, *self._sink_stages.values()]
+        for thread in reversed(threads):
+            thread.start()
+        self._supervise({thread.name for thread in threads}, inbox)
+        for thread in threads:
+            thread.join()
+        logger.info(
+            "done: %d volumes seen, %d restored, %d skipped",
+            self.counts["seen"],
+            self.counts["restored"],
+            self.counts["skipped"],
+        )
+        errors = [restoring.error, *(stage.error for stage in self._sink_stages.values())]
+        return not any(errors) and self._source_error is None
+
+    def _supervise(self, running: set[str], inbox: VolumeQueue[Volume]) -> None:
+        """Wait for all threads to end; drop what waits when told twice to stop, or out of time."""
+        deadline = math.inf
+        while running:
+            left = deadline - time.monotonic()
+            word = self._next_mail(min(max(left, 0.0), _SIGNAL_CHECK_S))
+            if word == _STOP and self._stop.is_set():
+                logger.warning("stopping at once")
+                self._drop(inbox)
+                return
+            if word == _STOP:
+                logger.info("stopping: what waits is still restored; stop again to drop it")
+                self._stop.set()
+            elif word is not None:
+                running.discard(word)
+            if self._stop.is_set() and deadline == math.inf:
+                deadline = time.monotonic() + self._profile.queue.shutdown_s
+            if time.monotonic() > deadline:
+                logger.warning("shutdown_s is over")
+                self._drop(inbox)
+                return
+
+    def _next_mail(self, timeout_s: float) -> str | None:
+        try:
+            return self._mail.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def _drop(self, inbox: VolumeQueue[Volume]) -> None:
+        dropped = inbox.clear()
+        for volume in dropped:
+            self.counts["skipped"] += 1
+            logger.warning("%s: dropped at shutdown, not restored", volume.key)
+        for name, stage in self._sink_stages.items():
+            for item in stage.queue.clear():
+                if isinstance(item, Restored):
+                    logger.warning("%s: dropped at shutdown, not sent to %s", item.key, name)
+
+    # --- source thread ---
+
+    def _feed(self, source: Source, inbox: VolumeQueue[Volume]) -> None:
+        try:
+            with closing(source.events(self._stop)) as events:
+                for event in events:
+                    self._handle(event, inbox)
+        except QueueClosedError:
+            logger.debug("the source ends, since nothing takes its volumes any more")
+        except LiveRestoreError as error:
+            self._source_error = error
+            logger.error("%s", error)
+        except Exception as error:
+            self._source_error = error
+            logger.exception("the source died")
+        finally:
+            inbox.close()
+            self._mail.put("source")
+
+    def _handle(self, event: Event, inbox: VolumeQueue[Volume]) -> None:
+        match event:
+            case AcquisitionInfo():
+                self._skip_all(self._assembler.start(event))
+                self._outstanding.start(event.acquisition)
+                self._send(event)
+            case Plane():
+                self._add(event, inbox)
+            case AcquisitionEnd():
+                self._skip_all(self._assembler.end(event.acquisition))
+                if self._outstanding.end(event):
+                    self._send(event)
+
+    def _add(self, plane: Plane, inbox: VolumeQueue[Volume]) -> None:
+        for settled in self._assembler.add(plane):
+            self.counts["seen"] += 1
+            self._outstanding.add(settled.key)
+            if isinstance(settled, Skipped):
+                self._skip(settled)
+            else:
+                inbox.put(settled)
+
+    def _skip_all(self, skipped: list[Skipped]) -> None:
+        for one in skipped:
+            self.counts["seen"] += 1
+            self._outstanding.add(one.key)
+            self._skip(one)
+
+    def _pass_over(self, volume: Volume) -> None:
+        self._skip(Skipped(volume.key, "restoration is slower than the acquisition"))
+
+    # --- restore thread ---
+
+    def _restore(self, restorer: Restorer, volume: Volume) -> None:
+        restored = restorer.restore(volume)
+        self.counts["restored"] += 1
+        logger.debug("%s: restored in %.3f s", volume.key, restored.timing_s["restoring"])
+        self._send(restored)
+        self._settle(volume.key)
+
+    def _restore_failed(self, volume: Volume, error: Exception) -> None:
+        if isinstance(error, LiveRestoreError):
+            self._skip(Skipped(volume.key, str(error)))
+        else:
+            logger.error("%s: restoration failed", volume.key, exc_info=error)
+            self._skip(Skipped(volume.key, f"restoration failed: {type(error).__name__}: {error}"))
+
+    def _after_restoring(self, inbox: VolumeQueue[Volume]) -> None:
+        for volume in inbox.clear():  # only where the stage died
+            self._skip(Skipped(volume.key, "the restore stage has ended"))
+        self._stop.set()
+        for stage in self._sink_stages.values():
+            stage.queue.close()
+        self._mail.put("restore")
+
+    # --- sink threads, and what all use ---
+
+    def _sink_stage(self, name: str, sink: Sink) -> Stage[Item]:
+        outbox: VolumeQueue[Item] = VolumeQueue(
+            _SINK_QUEUE_BYTES,
+            "strict",
+            lambda item: item.nbytes if isinstance(item, Restored) else 0,
+        )
+
+        def send(item: Item) -> None:
+            try:
+                sink.send(item)
+            except SinkError as error:
+                self.counts["sink failures"] += 1
+                logger.error("%s", error)
+
+        def failed(item: Item, error: Exception) -> None:
+            self.counts["sink failures"] += 1
+            logger.error("%s: %.200r failed", name, item, exc_info=error)
+
+        def ended() -> None:
+            outbox.clear()
+            if self._sink_stages[name].error:
+                self._stop.set()
+            self._mail.put(name)
+
+        return Stage(name, outbox, send, failed, ended)
+
+    def _send(self, item: Item) -> None:
+        for stage in self._sink_stages.values():
+            try:
+                stage.queue.put(item)
+            except QueueClosedError:
+                continue  # this sink has ended; its end is already in the log
+
+    def _skip(self, skipped: Skipped) -> None:
+        self.counts["skipped"] += 1
+        logger.warning("%s: skipped: %s", skipped.key, skipped.reason)
+        self._send(skipped)
+        self._settle(skipped.key)
+
+    def _settle(self, key: VolumeKey) -> None:
+        end = self._outstanding.settle(key)
+        if end:
+            self._send(end)
+
+
+class _Outstanding:
+    """Volumes that are on their way, so that an acquisition's end is told after the last of them."""
+
+    def __init__(self) -> None:
+        self._count: Counter[str] = Counter()
+        self._ends: dict[str, AcquisitionEnd] = {}
+        self._lock = threading.Lock()
+
+    def start(self, acquisition: str) -> None:
+        with self._lock:
+            self._ends.pop(acquisition, None)
+
+    def add(self, key: VolumeKey) -> None:
+        with self._lock:
+            self._count[key.acquisition] += 1
+
+    def end(self, end: AcquisitionEnd) -> bool:
+        """Remember an end; whether nothing is outstanding any more."""
+        with self._lock:
+            if self._count[end.acquisition]:
+                self._ends[end.acquisition] = end
+                return False
+            del self._count[end.acquisition]
+            return True
+
+    def settle(self, key: VolumeKey) -> AcquisitionEnd | None:
+        """One less; the acquisition's end if that was the last one."""
+        with self._lock:
+            self._count[key.acquisition] -= 1
+            if self._count[key.acquisition] == 0 and key.acquisition in self._ends:
+                del self._count[key.acquisition]
+                return self._ends.pop(key.acquisition)
+            return None

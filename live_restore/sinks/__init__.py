@@ -1,0 +1,20 @@
+"""Where restored volumes go."""
+
+from __future__ import annotations
+
+from live_restore.interfaces import Sink
+from live_restore.profile import Profile
+from live_restore.sinks.publisher import Publisher
+from live_restore.sinks.writer import Writer
+
+__all__ = ["open_sinks"]
+
+
+def open_sinks(profile: Profile) -> dict[str, Sink]:
+    """The sinks that a profile asks for, by name; enter each to open it."""
+    sinks: dict[str, Sink] = {}
+    if profile.publish is not None:
+        sinks["publish"] = Publisher(profile.publish)
+    if profile.write is not None:
+        sinks["write"] = Writer(profile.write)
+    return sinks

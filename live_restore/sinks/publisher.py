@@ -1,0 +1,356 @@
+"""Publishes volumes to viewers: the data port, and the control port for latecomers.
+
+One lock guards the data socket: the sink's thread sends volumes, the port thread heartbeats. A
+send never waits: a viewer that doesn't keep up loses volumes, nobody else notices.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import uuid
+from collections import deque
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from live_restore import protocol
+from live_restore.errors import ProtocolError, SinkError
+from live_restore.interfaces import Item
+from live_restore.profile import PublishSettings
+from live_restore.protocol import Frame, Kind, topic_of
+from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Restored, Skipped, utc_now
+
+__all__ = ["Publisher"]
+
+logger = logging.getLogger(__name__)
+
+_HIGH_WATER_MARK = 2  # volumes per viewer and side
+_HEARTBEAT_S = 1.0
+_LARGEST_REQUEST = 64 * 1024  # bytes
+
+
+class Publisher:
+    """A sink that publishes.
+
+    Parameters
+    ----------
+    settings : PublishSettings
+        Endpoints and history.
+
+    Attributes
+    ----------
+    session : str
+        Changes whenever a publisher is made.
+    """
+
+    def __init__(self, settings: PublishSettings) -> None:
+        self.session = uuid.uuid4().hex
+        self._settings = settings
+        self._streams = _Streams(settings.history_mb * 2**20)
+        self._subscriptions: dict[bytes, int] = {}
+        self._sent: dict[str, int] = {}  # last sequence of each topic
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._context = zmq.Context()
+        try:
+            # XPUB_VERBOSER reports every subscription, so that viewers can be counted.
+            self._data = self._bind(zmq.XPUB, self._settings.endpoint, {zmq.XPUB_VERBOSER: 1})
+            self._control: zmq.Socket[bytes] | None = None
+            if self._settings.control is not None:
+                self._control = self._bind(
+                    zmq.ROUTER, self._settings.control, {zmq.MAXMSGSIZE: _LARGEST_REQUEST}
+                )
+            self._closing = self._context.socket(zmq.PAIR)
+            self._closing.bind("inproc://closing")
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self._port = threading.Thread(target=self._serve, name="publish-port")
+        self._port.start()
+        logger.info("publishing on %s", self._settings.endpoint)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._context.socket(zmq.PAIR) as wake:
+            wake.connect("inproc://closing")
+            wake.send(b"")
+            self._port.join()
+        # Linger: what live viewers have not yet taken may still leave.
+        self._context.destroy(linger=1000)
+
+    @property
+    def viewers(self) -> int:
+        """Subscriptions to volumes, about the number of viewers' streams."""
+        self._read_subscriptions()
+        return sum(n for topic, n in self._subscriptions.items() if _concerns(topic, b"volume/"))
+
+    def send(self, item: Item) -> None:
+        """Publish one item to whoever subscribed; never waits.
+
+        Raises
+        ------
+        SinkError
+            It can't be said in this protocol.
+        """
+        try:
+            match item:
+                case Restored():
+                    self._publish_volume(item)
+                case Skipped(key, reason, at):
+                    header = protocol.SkippedHeader(
+                        session=self.session,
+                        acquisition=key.acquisition,
+                        position=key.position,
+                        time=key.time,
+                        channel=key.channel,
+                        reason=reason,
+                        at=at,
+                    )
+                    self._publish(topic_of("skipped", key.position, key.channel), header)
+                case AcquisitionInfo():
+                    self._publish("system/start/", self._start_header(item))
+                case AcquisitionEnd(acquisition, reason):
+                    self._publish(
+                        "system/end/",
+                        protocol.EndHeader(
+                            session=self.session,
+                            acquisition=acquisition,
+                            reason=reason,
+                            at=utc_now(),
+                        ),
+                    )
+        except (ValueError, ProtocolError) as error:
+            raise SinkError(f"can't publish {item!r:.200}: {error}") from error
+
+    def _bind(self, kind: int, endpoint: str, options: dict[int, int]) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(kind)
+        # Only for sending: a receiving bound on an XPUB socket loses viewers' subscriptions.
+        socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
+        for option, value in options.items():
+            socket.setsockopt(option, value)
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            socket.close()
+            raise SinkError(
+                f"endpoint {endpoint}: can't be opened ({error}). Another live-restore may be "
+                "running; stop it, or set another port in [publish]"
+            ) from error
+        return socket
+
+    def _publish_volume(self, restored: Restored) -> None:
+        self._read_subscriptions()
+        sequence = self._streams.keep(restored)
+        for kind in ("restored", "raw"):
+            topic = topic_of(f"volume/{kind}", restored.key.position, restored.key.channel)
+            if self._is_wanted(topic):
+                frames = volume_frames(self.session, kind, sequence, restored)
+                with self._lock:
+                    self._data.send_multipart(frames, copy=False)
+                    self._sent[topic] = sequence
+
+    def _publish(self, topic: str, header: BaseModel) -> None:
+        with self._lock:
+            self._data.send_multipart(protocol.encode(topic, header))
+
+    def _beat(self) -> None:
+        """A heartbeat; under the lock, so that it never names a volume that leaves after it."""
+        with self._lock:
+            beat = protocol.Heartbeat(
+                session=self.session, at=utc_now(), sequences=dict(self._sent)
+            )
+            self._data.send_multipart(protocol.encode("system/heartbeat/", beat))
+
+    def _is_wanted(self, topic: str) -> bool:
+        return any(_concerns(prefix, topic.encode()) for prefix in tuple(self._subscriptions))
+
+    def _read_subscriptions(self) -> None:
+        with self._lock:
+            while self._data.poll(0):
+                message = self._data.recv()
+                change, prefix = message[:1], message[1:]
+                count = self._subscriptions.get(prefix, 0) + (1 if change == b"\x01" else -1)
+                if count > 0:
+                    self._subscriptions[prefix] = count
+                else:
+                    self._subscriptions.pop(prefix, None)
+
+    def _serve(self) -> None:
+        """The port thread: heartbeats, and answers on the control port."""
+        poller = zmq.Poller()
+        poller.register(self._closing, zmq.POLLIN)
+        if self._control is not None:
+            poller.register(self._control, zmq.POLLIN)
+        next_beat = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now >= next_beat:
+                self._read_subscriptions()
+                self._beat()
+                next_beat = now + _HEARTBEAT_S
+            ready = dict(poller.poll(math.ceil(max(0.0, next_beat - time.monotonic()) * 1000)))
+            if self._closing in ready:
+                return
+            if self._control is not None and self._control in ready:
+                self._answer(self._control)
+
+    def _answer(self, control: zmq.Socket[bytes]) -> None:
+        """One request; a bad one gets a refusal, and never an exception."""
+        identity, *request = control.recv_multipart()
+        try:
+            frames = self._reply(request[-1] if request else b"")
+        except ProtocolError as error:
+            frames = self._refusal("bad_request", str(error))
+        except Exception as error:
+            logger.exception("control request failed")
+            frames = self._refusal("internal", f"{type(error).__name__}: {error}")
+        # REQ clients send an empty delimiter and want it back; DEALER clients need none.
+        delimiter: list[Frame] = [b""] if len(request) > 1 else []
+        try:
+            control.send_multipart([identity, *delimiter, *frames], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            logger.debug("a control client doesn't read its replies: this one is dropped")
+
+    def _reply(self, text: bytes) -> list[Frame]:
+        request = protocol.parse_request(text)
+        if request.get == "catalog":
+            return _json("catalog/", {"session": self.session, "streams": self._streams.catalog()})
+        if request.get == "status":
+            status = {"session": self.session, "at": utc_now().isoformat(), "viewers": self.viewers}
+            return _json("status/", status)
+        stream = (request.position, request.channel)
+        wanted = request.sequence if request.get == "sequence" else None
+        found = self._streams.find(stream, wanted)
+        if found is None:
+            held = self._streams.held(stream)
+            what = "latest" if wanted is None else f"sequence {wanted}"
+            return self._refusal("not_held", f"{what} of {stream} isn't held (any more)", held)
+        return volume_frames(self.session, request.kind, *found)
+
+    def _refusal(self, code: str, message: str, held: tuple[int, ...] = ()) -> list[Frame]:
+        reply = protocol.ErrorReply.model_validate(
+            {"session": self.session, "code": code, "message": message, "held": held}
+        )
+        return protocol.encode("error/", reply)
+
+    def _start_header(self, info: AcquisitionInfo) -> protocol.StartHeader:
+        return protocol.StartHeader(
+            session=self.session,
+            acquisition=info.acquisition,
+            shape=info.shape_zyx,
+            type=info.dtype.name,
+            voxel_size_um=info.voxel_size_um,
+            channels=info.channels,
+            positions=info.positions,
+            num_times=info.num_times,
+            started_at=info.started_at,
+            origin=info.origin,
+        )
+
+
+class _Streams:
+    """Sequence numbers, and the last few volumes of all streams, bounded in bytes; thread-safe."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity = capacity_bytes
+        self._held: deque[tuple[tuple[str, str], int, Restored]] = deque()
+        self._nbytes = 0
+        self._last: dict[tuple[str, str], int] = {}
+        self._lock = threading.Lock()
+
+    def keep(self, restored: Restored) -> int:
+        stream = (restored.key.position, restored.key.channel)
+        with self._lock:
+            sequence = self._last.get(stream, -1) + 1
+            self._last[stream] = sequence
+            self._held.append((stream, sequence, restored))
+            self._nbytes += restored.nbytes
+            while self._nbytes > self._capacity and len(self._held) > 1:
+                self._nbytes -= self._held.popleft()[2].nbytes
+        return sequence
+
+    def find(self, stream: tuple[str, str], sequence: int | None) -> tuple[int, Restored] | None:
+        with self._lock:
+            for held_stream, held_sequence, restored in reversed(self._held):
+                if held_stream == stream and sequence in (None, held_sequence):
+                    return held_sequence, restored
+        return None
+
+    def held(self, stream: tuple[str, str]) -> tuple[int, ...]:
+        with self._lock:
+            return tuple(number for held, number, _ in self._held if held == stream)
+
+    def last(self) -> dict[tuple[str, str], int]:
+        with self._lock:
+            return dict(self._last)
+
+    def catalog(self) -> list[dict[str, Any]]:
+        return [
+            {"position": p, "channel": c, "last": last, "held": self.held((p, c))}
+            for (p, c), last in self.last().items()
+        ]
+
+
+def volume_frames(session: str, kind: Kind, sequence: int, restored: Restored) -> list[Frame]:
+    """Frames of a restored volume, or of the raw one beside it."""
+    is_raw = kind == "raw"
+    data = restored.raw.data if is_raw else restored.data
+    use = restored.model
+    header = protocol.Header(
+        session=session,
+        type=data.dtype.name,
+        shape=data.shape,
+        kind=kind,
+        sequence=sequence,
+        acquisition=restored.key.acquisition,
+        position=restored.key.position,
+        time=restored.key.time,
+        channel=restored.key.channel,
+        voxel_size_um=restored.info.voxel_size_um,
+        acquired_at=restored.raw.acquired_at,
+        received_at=restored.raw.received_at,
+        published_at=utc_now(),
+        timing=dict(restored.timing_s),
+        model=None
+        if is_raw
+        else protocol.ModelHeader(
+            name=use.name,
+            sha256=use.sha256,
+            precision=use.precision,
+            device=use.device,
+            tile=use.tile_zyx,
+        ),
+        intensity=None if is_raw else restored.intensity,
+        statistics=_statistics(data),
+    )
+    topic = topic_of(f"volume/{kind}", restored.key.position, restored.key.channel)
+    return protocol.encode_volume(topic, header, data)
+
+
+def _statistics(data: NDArray[Any]) -> protocol.Statistics:
+    """Exact extremes; percentiles from every fourth row and column, which contrast doesn't notice."""
+    low, high = np.percentile(data[:, ::4, ::4], [0.1, 99.9])
+    return protocol.Statistics(
+        min=float(data.min()), max=float(data.max()), p0_1=float(low), p99_9=float(high)
+    )
+
+
+def _concerns(prefix: bytes, topic: bytes) -> bool:
+    return topic.startswith(prefix) or prefix.startswith(topic)
+
+
+def _json(topic: str, body: dict[str, Any]) -> list[Frame]:
+    return [topic.encode(), protocol.to_json(body)]

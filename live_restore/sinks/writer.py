@@ -1,0 +1,199 @@
+"""Writes restored volumes as OME-TIFF: whole or absent, with voxel size, names and provenance."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from live_restore import __version__
+from live_restore.errors import SinkError
+from live_restore.interfaces import Item
+from live_restore.profile import WriteSettings
+from live_restore.volume import AcquisitionInfo, ModelUse, Restored, VolumeKey, VoxelSize
+
+__all__ = ["Writer", "output_path", "provenance", "write_ome_tiff"]
+
+_UNSAFE = re.compile(r'[<>:"|?*\x00-\x1f]')
+
+
+class Writer:
+    """A sink that writes one OME-TIFF per volume."""
+
+    def __init__(self, settings: WriteSettings) -> None:
+        self._folder = settings.folder
+
+    def __enter__(self) -> Self:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            probe = self._folder / ".live-restore.part"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise SinkError(
+                f"folder {self._folder}: can't be written to ({error.strerror}). Make it writable "
+                "or name another one in [write]"
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing stays open between volumes."""
+
+    def send(self, item: Item) -> None:
+        """Write a restored volume; other items aren't written.
+
+        Raises
+        ------
+        SinkError
+            It can't be written; nothing half-written is left under its name.
+        """
+        if not isinstance(item, Restored):
+            return
+        path = self._folder / output_path(item.key, item.info)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_ome_tiff(
+                path,
+                item.data,
+                (1, 1, *item.data.shape),
+                item.data.dtype,
+                item.info.voxel_size_um,
+                (item.key.channel,),
+                provenance(item.model, item.info.origin)
+                | {
+                    "acquisition": item.key.acquisition,
+                    "position": item.key.position,
+                    "time": str(item.key.time),
+                    "received_at": item.raw.received_at.isoformat(),
+                },
+            )
+        except OSError as error:
+            raise SinkError(
+                f"{item.key}: can't be written to {path} ({error.strerror or error}). Free space or "
+                "mend the folder; the raw data is untouched"
+            ) from error
+
+
+def output_path(key: VolumeKey, info: AcquisitionInfo) -> Path:
+    """Where a volume is written, relative to the output folder.
+
+    ``<acquisition>.ome.tif`` when that names it, else a folder of the acquisition's name with one
+    file per volume; position, time and channel appear where there is more than one.
+    """
+    acquisition = Path(*(_safe(part) for part in Path(key.acquisition).parts))
+    parts = []
+    if len(info.positions) > 1:
+        parts.append(_safe(key.position, slashes=True))
+    if info.num_times != 1:
+        parts.append(f"t{key.time:04d}")
+    if len(info.channels) > 1:
+        parts.append(_safe(key.channel, slashes=True))
+    if not parts:
+        return acquisition.with_name(acquisition.name + ".ome.tif")
+    return acquisition / ("_".join([acquisition.name, *parts]) + ".ome.tif")
+
+
+def provenance(model: ModelUse, origin: str) -> dict[str, str]:
+    """What made a restored volume, for its file."""
+    return {
+        "restored_by": f"live_restore {__version__}",
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "precision": model.precision,
+        "device": model.device,
+        "tile_zyx": "x".join(str(size) for size in model.tile_zyx),
+        "raw": origin,
+    }
+
+
+def write_ome_tiff(
+    path: Path,
+    planes: NDArray[Any] | Iterable[NDArray[Any]],
+    shape_tczyx: tuple[int, ...],
+    dtype: np.dtype[Any],
+    voxel_size_um: VoxelSize | None,
+    channels: tuple[str, ...],
+    annotations: Mapping[str, str],
+) -> None:
+    """Write an OME-TIFF under a temporary name, flush it to disk, then give it its name.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Replaced if it exists.
+    planes : ndarray or iterable of ndarray (Y, X)
+        All planes in the order of `shape_tczyx`.
+    shape_tczyx : tuple of int
+        Times, channels, planes, rows, columns.
+    dtype : numpy.dtype
+        Of the planes.
+    voxel_size_um : tuple of float or None
+        ``(z, y, x)``.
+    channels : tuple of str
+        One name per channel.
+    annotations : mapping of str to str
+        Kept as an OME map annotation.
+
+    Raises
+    ------
+    OSError
+        The disk is full or the folder can't be written to.
+    """
+    metadata: dict[str, Any] = {
+        "axes": "TCZYX",
+        "Channel": {"Name": list(channels)},
+        "MapAnnotation": dict(annotations),
+    }
+    if voxel_size_um is not None:
+        for axis, size in zip("ZYX", voxel_size_um, strict=True):
+            metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+    part = path.with_name(path.name + ".part")
+    nbytes = int(np.prod(shape_tczyx)) * dtype.itemsize
+    data = planes.reshape(shape_tczyx) if isinstance(planes, np.ndarray) else iter(planes)
+    try:
+        with part.open("wb") as file:
+            with tifffile.TiffWriter(file, ome=True, bigtiff=nbytes > 2**32 - 2**25) as tiff:
+                tiff.write(
+                    data,
+                    shape=shape_tczyx,
+                    dtype=dtype,
+                    photometric="minisblack",
+                    metadata=metadata,
+                )
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return  # Windows has no such call; NTFS journals the rename itself
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _safe(name: str, slashes: bool = False) -> str:
+    """A name without what a file system refuses."""
+    name = _UNSAFE.sub("_", name)
+    if slashes:
+        name = name.replace("/", "_").replace("\\", "_")
+    return "_" if name in ("", ".", "..") else name

@@ -1,0 +1,25 @@
+"""Where volumes come from."""
+
+from __future__ import annotations
+
+from live_restore.interfaces import Source
+from live_restore.profile import AcquisitionSource, FolderSource, Profile, SimulatedSource
+
+__all__ = ["open_source"]
+
+
+def open_source(profile: Profile) -> Source:
+    """The source that a profile asks for; enter it to open it."""
+    match profile.source:
+        case SimulatedSource() as settings:
+            from live_restore.sources.simulated import Simulated
+
+            return Simulated(settings)
+        case FolderSource() as settings:
+            from live_restore.sources.folder import Folder
+
+            return Folder(settings, ignore=profile.write.folder if profile.write else None)
+        case AcquisitionSource() as settings:
+            from live_restore.sources.acquisition import OwnAcquisition
+
+            return OwnAcquisition(settings)

@@ -1,0 +1,255 @@
+"""A watched folder: finished TIFF stacks are taken as they appear."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from types import TracebackType
+from typing import Self
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.polling import PollingObserver
+
+from live_restore.errors import SourceError
+from live_restore.interfaces import Event, StopSignal
+from live_restore.profile import FolderSource
+from live_restore.sources.tiff_stack import TIFF_SUFFIXES, TiffStack
+from live_restore.volume import AcquisitionEnd
+
+__all__ = ["Folder", "acquisition_name"]
+
+logger = logging.getLogger(__name__)
+
+_NOT_MEANT_FOR_US = ("thumbs.db", "desktop.ini")
+_OPEN_RETRY_S = 5.0  # a file that doesn't open may still be on its way: warn only after this
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A file as it was seen."""
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def at(cls, path: Path) -> Self | None:
+        try:
+            stat = path.stat()
+        except OSError:
+            return None  # gone, or not to be read: either way not there for us
+        return cls(stat.st_size, stat.st_mtime_ns)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A file that isn't known to stand still yet."""
+
+    look: _Look
+    since: float
+
+
+class Folder:
+    """A source that watches a folder and everything in it.
+
+    A file is taken when its size and time stood still for ``settle_s`` and it opens whole. What
+    isn't a z-stack is left alone with one warning; should it change, it is looked at again.
+
+    Parameters
+    ----------
+    settings : FolderSource
+        Which folder and how.
+    ignore : pathlib.Path, optional
+        A folder inside that is not watched, where results are written.
+    """
+
+    is_durable = True
+
+    def __init__(self, settings: FolderSource, ignore: Path | None = None) -> None:
+        self._settings = settings
+        self._ignore = ignore.resolve() if ignore else None
+        self._touched: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._settled: dict[Path, _Look] = {}
+        self._waiting: dict[Path, _Waiting] = {}
+        self._names: dict[str, Path] = {}
+
+    def __enter__(self) -> Self:
+        self._root = self._settings.path.resolve()
+        if not self._root.is_dir():
+            raise SourceError(
+                f"folder {self._root}: isn't there or isn't a folder. Make it, or name another one "
+                "in [source]"
+            )
+        self._observer: BaseObserver = PollingObserver() if self._settings.polling else Observer()
+        self._observer.schedule(_Touches(self._touched), str(self._root), recursive=True)
+        try:
+            self._observer.start()
+        except OSError as error:
+            raise SourceError(
+                f"folder {self._root}: can't be watched ({error}). Set polling = true in [source], "
+                "or raise the system's limit of watches"
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._observer.stop()
+        self._observer.join()
+
+    def events(self, stop: StopSignal) -> Generator[Event, None, None]:
+        """See `Source.events`; each file is an acquisition."""
+        stop.call(lambda: self._touched.put(None))
+        if self._settings.existing == "ignore":
+            self._settled = {p: look for p in self._list() if (look := _Look.at(p))}
+        logger.info("watching %s", self._root)
+        next_scan = time.monotonic()
+        while not stop.is_set():
+            if time.monotonic() >= next_scan:
+                for path in self._list():
+                    self._notice(path)
+                next_scan = time.monotonic() + self._settings.rescan_s
+            for path in self._due():
+                if stop.is_set():
+                    return
+                yield from self._take(path, stop)
+            self._wait_for_touches(self._next_due(next_scan))
+
+    def _list(self) -> list[Path]:
+        try:
+            return [path for path in self._root.rglob("*") if path.is_file()]
+        except OSError as error:
+            logger.warning("folder %s: can't be listed (%s), trying again", self._root, error)
+            return []
+
+    def _notice(self, path: Path) -> None:
+        """Start the clock of a file that is new or changed."""
+        look = _Look.at(path)
+        if look is None or self._is_ignored(path):
+            self._waiting.pop(path, None)
+        elif self._settled.get(path) != look:
+            waiting = self._waiting.get(path)
+            if waiting is None or waiting.look != look:
+                self._waiting[path] = _Waiting(look, time.monotonic())
+
+    def _is_ignored(self, path: Path) -> bool:
+        if path.name.startswith((".", "~$")) or path.name.lower() in _NOT_MEANT_FOR_US:
+            return True
+        if ".part" in path.suffixes or not path.is_file():
+            return True
+        return self._ignore is not None and self._ignore in path.parents
+
+    def _due(self) -> list[Path]:
+        """Files that stood still for long enough, the newest first."""
+        now = time.monotonic()
+        due = []
+        for path, waiting in list(self._waiting.items()):
+            if now - waiting.since < self._settings.settle_s:
+                continue
+            look = _Look.at(path)
+            if look == waiting.look:
+                due.append((look.mtime_ns, path))
+            elif look is None:
+                del self._waiting[path]
+            else:
+                self._waiting[path] = _Waiting(look, now)
+        return [path for _, path in sorted(due, reverse=True)]
+
+    def _next_due(self, next_scan: float) -> float:
+        settle = self._settings.settle_s
+        return min([next_scan, *(waiting.since + settle for waiting in self._waiting.values())])
+
+    def _wait_for_touches(self, until: float) -> None:
+        """Wait for the file system to speak, or until a time on the monotonic clock."""
+        try:
+            path = self._touched.get(timeout=max(0.0, until - time.monotonic()))
+            while path is not None:
+                self._notice(path)
+                path = self._touched.get_nowait()
+        except queue.Empty:
+            return
+
+    def _take(self, path: Path, stop: StopSignal) -> Iterator[Event]:
+        waiting = self._waiting[path]
+        if path.suffix.lower() not in TIFF_SUFFIXES:
+            logger.warning("%s: not a TIFF file, left alone", path)
+            self._settle(path)
+            return
+        name = self._name(path)
+        try:
+            stack = TiffStack(path, name, self._settings.voxel_size_um)
+        except (SourceError, OSError) as error:
+            age = time.time() - waiting.look.mtime_ns / 1e9
+            if 0 <= age < _OPEN_RETRY_S:
+                # Slow writers pause in mid-file.
+                waiting.since = time.monotonic() + _OPEN_RETRY_S - age - self._settings.settle_s
+                return
+            logger.warning("%s, left alone", error)
+            self._settle(path)
+            return
+        self._settle(path)
+        with stack:
+            logger.info("%s: %s", path.name, _describe(stack))
+            yield stack.info
+            reason = "finished"
+            try:
+                for plane in stack.planes():
+                    if stop.is_set():
+                        reason = "stopped"
+                        break
+                    yield plane
+            except (SourceError, OSError) as error:
+                logger.warning("%s", error)
+                reason = str(error)
+            yield AcquisitionEnd(name, reason)
+
+    def _settle(self, path: Path) -> None:
+        self._settled[path] = self._waiting.pop(path).look
+
+    def _name(self, path: Path) -> str:
+        """A name of its own for each file."""
+        name = acquisition_name(path.relative_to(self._root))
+        if self._names.setdefault(name, path) != path:
+            name = path.relative_to(self._root).as_posix()
+            self._names[name] = path
+        return name
+
+
+class _Touches(FileSystemEventHandler):
+    """Hands on the paths of what changed, from watchdog's thread."""
+
+    def __init__(self, touched: queue.SimpleQueue[Path | None]) -> None:
+        self._touched = touched
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Called by watchdog for each event."""
+        if event.event_type in ("created", "modified", "moved", "closed"):
+            path = event.dest_path or event.src_path
+            self._touched.put(Path(path if isinstance(path, str) else path.decode()))
+
+
+def acquisition_name(path: PurePath) -> str:
+    """A file's name without its suffixes, with the folders before it: ``day1/cell3``."""
+    stem = path.name
+    for suffix in (*TIFF_SUFFIXES, ".ome"):
+        if stem.lower().endswith(suffix):
+            stem = stem[: -len(suffix)]
+    return path.with_name(stem or path.name).as_posix()
+
+
+def _describe(stack: TiffStack) -> str:
+    info = stack.info
+    voxel = info.voxel_size_um
+    size = " x ".join(f"{v:.3g}" for v in voxel) + " um" if voxel else "voxel size unknown"
+    counts = (
+        f"{len(info.positions)} positions, {stack.num_times} times, {len(info.channels)} channels"
+    )
+    return f"{counts}, {info.shape_zyx} {info.dtype}, {size}"

@@ -1,0 +1,211 @@
+"""The values that travel through the program: planes, volumes, and what became of them.
+
+All are frozen; their arrays are read-only and ownership passes on with them. Axes are always
+``(Z, Y, X)``; points in time are UTC, durations come from a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "AcquisitionEnd",
+    "AcquisitionInfo",
+    "ModelUse",
+    "Plane",
+    "Restored",
+    "Skipped",
+    "Volume",
+    "VolumeKey",
+    "VoxelSize",
+    "utc_now",
+]
+
+VoxelSize = tuple[float, float, float]
+"""``(z, y, x)`` in µm."""
+
+
+def utc_now() -> datetime:
+    """The present, in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class VolumeKey:
+    """Which volume: acquisition, position, time point (from 0), channel."""
+
+    acquisition: str
+    position: str
+    time: int
+    channel: str
+
+    def __str__(self) -> str:
+        return f"{self.acquisition} position {self.position} time {self.time} {self.channel}"
+
+
+@dataclass(frozen=True, slots=True)
+class AcquisitionInfo:
+    """What a source knows of an acquisition before its first plane.
+
+    Attributes
+    ----------
+    acquisition : str
+        Its name, unique while the program runs.
+    shape_zyx : tuple of int
+        Of each volume.
+    dtype : numpy.dtype
+        Of each plane, native byte order.
+    voxel_size_um : tuple of float or None
+        ``(z, y, x)``; None when neither source nor profile knows it.
+    channels, positions : tuple of str
+        Names.
+    num_times : int or None
+        Time points, where known beforehand.
+    started_at : datetime
+        UTC.
+    origin : str
+        Where it comes from, for people: a file, a camera.
+    """
+
+    acquisition: str
+    shape_zyx: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    voxel_size_um: VoxelSize | None
+    channels: tuple[str, ...]
+    positions: tuple[str, ...] = ("0",)
+    num_times: int | None = None
+    started_at: datetime = field(default_factory=utc_now)
+    origin: str = ""
+
+    @property
+    def volume_nbytes(self) -> int:
+        """Bytes of one volume."""
+        return int(np.prod(self.shape_zyx)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class AcquisitionEnd:
+    """No more planes of this acquisition will come."""
+
+    acquisition: str
+    reason: str = "finished"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plane:
+    """One camera image and its place.
+
+    Attributes
+    ----------
+    key : VolumeKey
+        The volume it belongs to.
+    z : int
+        Index in the stack, from 0.
+    data : ndarray, (Y, X)
+        Never written to by anybody.
+    received_at : datetime
+        When it reached this program.
+    acquired_at : datetime or None
+        When it was exposed, where the source knows.
+    """
+
+    key: VolumeKey
+    z: int
+    data: NDArray[Any]
+    received_at: datetime = field(default_factory=utc_now)
+    acquired_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Volume:
+    """One whole z-stack of one channel at one time.
+
+    Attributes
+    ----------
+    key : VolumeKey
+        Which.
+    info : AcquisitionInfo
+        Its acquisition.
+    data : ndarray, (Z, Y, X)
+        Camera counts, read-only.
+    acquired_at : datetime or None
+        Of its first plane.
+    received_at : datetime
+        Of its last plane.
+    received_s : float
+        The same on the monotonic clock.
+    """
+
+    key: VolumeKey
+    info: AcquisitionInfo
+    data: NDArray[Any]
+    acquired_at: datetime | None
+    received_at: datetime
+    received_s: float
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return int(self.data.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUse:
+    """Which model restored a volume and how: a result's provenance."""
+
+    name: str
+    sha256: str
+    precision: str
+    device: str
+    tile_zyx: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Restored:
+    """A restored volume beside its raw one.
+
+    Attributes
+    ----------
+    key : VolumeKey
+        Which.
+    info : AcquisitionInfo
+        Its acquisition.
+    data : ndarray, (Z, Y, X)
+        Restored intensities in the raw volume's own counts, uint16 or float32, read-only.
+    raw : Volume
+        What the camera gave.
+    model : ModelUse
+        How it was made.
+    intensity : tuple of float
+        Counts that were 0 and 1 in front of the network.
+    timing_s : mapping of str to float
+        Seconds spent waiting and restoring.
+    """
+
+    key: VolumeKey
+    info: AcquisitionInfo
+    data: NDArray[Any]
+    raw: Volume
+    model: ModelUse
+    intensity: tuple[float, float]
+    timing_s: Mapping[str, float]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of restored and raw data."""
+        return int(self.data.nbytes) + self.raw.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A volume that was seen and not restored, and why."""
+
+    key: VolumeKey
+    reason: str
+    at: datetime = field(default_factory=utc_now)
