@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import zmq
 
 from live_restore.errors import LiveRestoreError
-from live_restore.profile import AcquisitionSource, FolderSource, Profile
+from live_restore.profile import (
+    AcquisitionSource,
+    FolderSource,
+    Profile,
+    PublishSettings,
+    WriteSettings,
+)
 from live_restore.restore import open_restorer
 from live_restore.sinks.publisher import Publisher
 from live_restore.sinks.writer import Writer
@@ -25,7 +30,7 @@ class Finding:
     Attributes
     ----------
     what : str
-        The profile's key or table.
+        The profile's key.
     is_good : bool
         Whether it worked.
     found : str
@@ -39,12 +44,14 @@ class Finding:
 
 def check_profile(profile: Profile) -> Iterator[Finding]:
     """Try what a profile needs, one thing after the other; no failure stops the others."""
-    yield _try("source", lambda: _check_source(profile))
-    yield _try("model", lambda: _check_model(profile))
-    if profile.publish is not None:
-        yield _try("publish", lambda: _check_publish(profile))
-    if profile.write is not None:
-        yield _try("write", lambda: _check_write(profile))
+    is_folder = isinstance(profile.source, FolderSource)
+    yield _try("source.path" if is_folder else "source", lambda: _check_source(profile))
+    yield _try("model.path", lambda: _check_model(profile))
+    publish, write = profile.publish, profile.write
+    if publish is not None:
+        yield _try("publish.endpoint", lambda: _check_publish(publish))
+    if write is not None:
+        yield _try("write.folder", lambda: _check_write(write))
 
 
 def _try(what: str, check: Callable[[], str]) -> Finding:
@@ -71,14 +78,12 @@ def _check_model(profile: Profile) -> str:
         return f"{card.name} runs on {restorer.device_name} in {restorer.precision}"
 
 
-def _check_publish(profile: Profile) -> str:
-    assert profile.publish is not None  # noqa: S101
-    with Publisher(profile.publish):
-        return f"{profile.publish.endpoint} is free"
+def _check_publish(settings: PublishSettings) -> str:
+    with Publisher(settings):
+        ports = [port for port in (settings.endpoint, settings.control) if port]
+        return f"{' and '.join(ports)} can be opened"
 
 
-def _check_write(profile: Profile) -> str:
-    assert profile.write is not None  # noqa: S101
-    folder: Path = profile.write.folder
-    with Writer(profile.write):
-        return f"folder {folder} can be written to"
+def _check_write(settings: WriteSettings) -> str:
+    with Writer(settings):
+        return f"folder {settings.folder} can be written to"

@@ -195,7 +195,7 @@ class Subscriber:
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.SUB)
         # Only for receiving: subscriptions are sent, and must not be lost.
         self._socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
-        for topic in (*self._topics, *_SYSTEM_TOPICS):
+        for topic in (*_SYSTEM_TOPICS, *self._topics):
             self._socket.subscribe(topic)
         self._socket.connect(self._endpoint)
         if self._control:

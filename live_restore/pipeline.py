@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Order = Literal["strict", "live"]
-"""``strict``: first in, first out, the producer waits. ``live``: newest first, nobody waits."""
+"""``strict``: first in, first out, the producer waits. ``live``: newest first."""
 
 
 class QueueClosedError(Exception):
@@ -27,7 +27,7 @@ class VolumeQueue(Generic[T]):
 
     With order ``strict`` items leave as they came and `put` waits for room. With ``live`` the
     newest leaves first, older ones when there is time; when room runs out the oldest waiting is
-    passed over. A single item larger than the bound is taken when the queue is empty.
+    passed over, or the producer waits where nothing may be. A single item larger than the bound is taken when the queue is empty.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ class VolumeQueue(Generic[T]):
     nbytes : callable
         Size of an item.
     on_passed_over : callable, optional
-        Called with each item that leaves without being taken, from the producer's thread.
+        Called with each item that leaves without being taken, from the producer's thread. Without
+        it `put` waits for room in both orders.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class VolumeQueue(Generic[T]):
         passed_over = []
         with self._changed:
             while self._items and self._held + size > self._capacity and not self._closed:
-                if self._order == "live":
+                if self._on_passed_over is not None and self._order == "live":
                     passed_over.append(self._pop(newest=False))
                 else:
                     self._changed.wait()
@@ -81,8 +82,8 @@ class VolumeQueue(Generic[T]):
             self._items.append(item)
             self._held += size
             self._changed.notify_all()
-        for old in passed_over:
-            if self._on_passed_over:
+        if self._on_passed_over is not None:
+            for old in passed_over:
                 self._on_passed_over(old)
 
     def close(self) -> None:

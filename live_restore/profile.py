@@ -50,6 +50,10 @@ def _from_profile_folder(path: Path, info: ValidationInfo) -> Path:
     folder = (info.context or {}).get("folder")
     if str(path) in _SHIPPED and info.field_name in ("path", "micro_manager"):
         return path
+    if not str(path).isprintable():
+        raise ValueError(
+            "a backslash in double quotes became an invisible character: write / or 'single quotes'"
+        )
     path = path.expanduser()
     return path if folder is None or path.is_absolute() else Path(folder) / path
 

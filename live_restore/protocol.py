@@ -206,6 +206,10 @@ class Heartbeat(_Message):
     """UTC."""
     sequences: dict[str, int]
     """Last sequence of each topic."""
+    skipped: int = 0
+    """Volumes skipped in this session: a viewer that fell behind may have missed being told."""
+    running: tuple[str, ...] = ()
+    """Acquisitions that started and did not end yet; likewise."""
 
 
 class Request(BaseModel):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["CONVENTION", "affine_to_truth", "normalise_truth", "nrmse", "psnr", "ssim"]
+__all__ = ["CONVENTION", "affine_to_truth", "normalise_truth", "nrmse", "psnr", "ssim", "ssim_map"]
 
 CONVENTION = (
     "PSNR with range 1 = percentiles 2 to 99.9 of the truth; SSIM 3D, Gaussian sigma 1.5 in 11 taps; "
@@ -77,6 +77,11 @@ def ssim(image: Volume, truth: Volume) -> float:
     float
         1 for a perfect match.
     """
+    return float(ssim_map(image, truth).mean())
+
+
+def ssim_map(image: Volume, truth: Volume) -> NDArray[np.float64]:
+    """Structural similarity at each voxel, ``(Z, Y, X)``; `ssim` is its mean."""
     reference = normalise_truth(truth)
     fitted = affine_to_truth(image, reference)
     sigma = (1.5 if truth.shape[0] >= 11 else 0.0, 1.5, 1.5)
@@ -92,4 +97,4 @@ def ssim(image: Volume, truth: Volume) -> float:
     similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
         (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
     )
-    return float(similarity.mean())
+    return np.asarray(similarity)

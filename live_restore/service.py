@@ -43,7 +43,8 @@ __all__ = ["Service"]
 
 logger = logging.getLogger(__name__)
 
-_SINK_QUEUE_BYTES = 2**30
+_MB = 2**20
+_SINK_QUEUE_BYTES = 1024 * _MB
 _SIGNAL_CHECK_S = 1.0  # on Windows a signal's handler runs only when a wait ends
 _STOP = "stop"
 
@@ -100,10 +101,10 @@ class Service:
             return self._run(source, restorer, sinks)
 
     def _run(self, source: Source, restorer: Restorer, sinks: dict[str, Sink]) -> bool:
-        self._assembler = Assembler(self._profile.queue.memory_mb * 2**20)
+        self._assembler = Assembler(self._profile.queue.memory_mb * _MB)
         self._sink_stages = {name: self._sink_stage(name, sink) for name, sink in sinks.items()}
         inbox: VolumeQueue[Volume] = VolumeQueue(
-            self._profile.queue.memory_mb * 2**20,
+            self._profile.queue.memory_mb * _MB,
             self._profile.queue.order,
             lambda volume: volume.nbytes,
             None if source.is_durable else self._pass_over,

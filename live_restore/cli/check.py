@@ -23,6 +23,7 @@ def add_command(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from live_restore.checks import check_profile
@@ -32,11 +33,11 @@ def _run(options: argparse.Namespace) -> int:
     path = find_profile(options.profile)
     profile = load_profile(path)
     logging.getLogger().setLevel(logging.WARNING)
-    table = Table("", "what", "found, or what to do", title=str(path), title_justify="left")
+    table = Table("", "what", "found, or what to do", title=escape(str(path)), title_justify="left")
     failed = 0
     for finding in check_profile(profile):
         failed += not finding.is_good
         mark = "[green]ok[/green]" if finding.is_good else "[red]FAILED[/red]"
-        table.add_row(mark, finding.what, finding.found)
+        table.add_row(mark, finding.what, escape(finding.found))
     Console().print(table)
     return 2 if failed else 0

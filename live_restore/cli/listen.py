@@ -25,6 +25,11 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("endpoint", nargs="?", default="tcp://127.0.0.1:5556", help="data port")
     parser.add_argument("--control", help="control port; missed volumes are asked for there")
+    parser.add_argument(
+        "--from-start",
+        action="store_true",
+        help="with --control: begin with volumes from before, as far as the daemon holds them",
+    )
     parser.add_argument("--count", type=int, help="stop after so many volumes")
     parser.add_argument("--timeout", type=float, help="stop after so many seconds without one")
     parser.add_argument("--raw", action="store_true", help="also volumes as the camera gave them")
@@ -40,7 +45,9 @@ def _run(options: argparse.Namespace) -> int:
 
     kinds: tuple[Kind, ...] = ("restored", "raw") if options.raw else ("restored",)
     left = options.count
-    with Subscriber(options.endpoint, kinds, control=options.control) as subscriber:
+    with Subscriber(
+        options.endpoint, kinds, control=options.control, from_start=options.from_start
+    ) as subscriber:
         print(f"listening to {options.endpoint}", file=sys.stderr, flush=True)
         while left is None or left > 0:
             message = subscriber.receive(options.timeout)

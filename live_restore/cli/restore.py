@@ -82,10 +82,11 @@ def _run(options: argparse.Namespace) -> int:
             show = partial(_show, bar, task)
             try:
                 output = _restore_file(path, name, options, restorer, show)
-                bar.console.print(f"{path} -> {', '.join(str(one) for one in output)}")
+                names = ", ".join(str(one) for one in output)
+                bar.console.print(f"{path} -> {names}", markup=False, soft_wrap=True)
             except (LiveRestoreError, OSError) as error:
                 failures.append(str(error))
-                bar.console.print(f"[red]failed[/red] {path}", highlight=False)
+                bar.console.print(f"{path} failed", style="red", markup=False, soft_wrap=True)
             finally:
                 bar.remove_task(task)
     print(

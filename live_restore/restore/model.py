@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from live_restore.errors import ModelError
 from live_restore.restore.rcan import RCAN3D
@@ -122,7 +122,7 @@ def save_model(path: Path, network: RCAN3D, card: ModelCard) -> None:
     """
     weights = {k: v.detach().cpu().half().contiguous() for k, v in network.state_dict().items()}
     part = path.with_name(path.name + ".part")
-    save_file(weights, part, metadata={_CARD_KEY: card.model_dump_json()})
+    part.write_bytes(save(weights, metadata={_CARD_KEY: card.model_dump_json()}))
     part.replace(path)
 
 

@@ -31,7 +31,10 @@ __all__ = ["Publisher"]
 
 logger = logging.getLogger(__name__)
 
-_HIGH_WATER_MARK = 2  # volumes per viewer and side
+# ZeroMQ counts messages, memory counts bytes: a viewer that lags may hold two large volumes, or
+# as many small ones as fit.
+_FEWEST_WAITING, _MOST_WAITING = 2, 64
+_WAITING_BYTES = 64 * 2**20
 _HEARTBEAT_S = 1.0
 _LARGEST_REQUEST = 64 * 1024  # bytes
 
@@ -56,6 +59,8 @@ class Publisher:
         self._streams = _Streams(settings.history_mb * 2**20)
         self._subscriptions: dict[bytes, int] = {}
         self._sent: dict[str, int] = {}  # last sequence of each topic
+        self._skipped = 0
+        self._running: dict[str, None] = {}  # an ordered set of acquisitions
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -110,6 +115,7 @@ class Publisher:
                 case Restored():
                     self._publish_volume(item)
                 case Skipped(key, reason, at):
+                    self._skipped += 1
                     header = protocol.SkippedHeader(
                         session=self.session,
                         acquisition=key.acquisition,
@@ -120,9 +126,11 @@ class Publisher:
                         at=at,
                     )
                     self._publish(topic_of("skipped", key.position, key.channel), header)
-                case AcquisitionInfo():
+                case AcquisitionInfo(acquisition):
+                    self._running[acquisition] = None
                     self._publish("system/start/", self._start_header(item))
                 case AcquisitionEnd(acquisition, reason):
+                    self._running.pop(acquisition, None)
                     self._publish(
                         "system/end/",
                         protocol.EndHeader(
@@ -138,7 +146,7 @@ class Publisher:
     def _bind(self, kind: int, endpoint: str, options: dict[int, int]) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
         # Only for sending: a receiving bound on an XPUB socket loses viewers' subscriptions.
-        socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
+        socket.setsockopt(zmq.SNDHWM, _MOST_WAITING)
         for option, value in options.items():
             socket.setsockopt(option, value)
         try:
@@ -159,18 +167,36 @@ class Publisher:
             if self._is_wanted(topic):
                 frames = volume_frames(self.session, kind, sequence, restored)
                 with self._lock:
+                    self._bound_waiting(restored.nbytes // 2)
                     self._data.send_multipart(frames, copy=False)
                     self._sent[topic] = sequence
 
+    def _bound_waiting(self, nbytes: int) -> None:
+        """Fit the high-water mark, also that of present viewers, to volumes of this size."""
+        mark = max(_FEWEST_WAITING, min(_MOST_WAITING, _WAITING_BYTES // max(nbytes, 1)))
+        if mark != self._data.getsockopt(zmq.SNDHWM):
+            self._data.setsockopt(zmq.SNDHWM, mark)
+        self._settle_accounts()
+
+    def _settle_accounts(self) -> None:
+        # Between sends less than about a millisecond apart ZeroMQ doesn't look at what viewers
+        # have taken, and drops as if they had not; asking for events makes it look.
+        self._data.getsockopt(zmq.EVENTS)
+
     def _publish(self, topic: str, header: BaseModel) -> None:
         with self._lock:
+            self._settle_accounts()
             self._data.send_multipart(protocol.encode(topic, header))
 
     def _beat(self) -> None:
         """A heartbeat; under the lock, so that it never names a volume that leaves after it."""
         with self._lock:
             beat = protocol.Heartbeat(
-                session=self.session, at=utc_now(), sequences=dict(self._sent)
+                session=self.session,
+                at=utc_now(),
+                sequences=dict(self._sent),
+                skipped=self._skipped,
+                running=tuple(self._running),
             )
             self._data.send_multipart(protocol.encode("system/heartbeat/", beat))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ from live_restore.volume import AcquisitionInfo, ModelUse, Restored, VolumeKey, 
 
 __all__ = ["Writer", "output_path", "provenance", "write_ome_tiff"]
 
-_UNSAFE = re.compile(r'[<>:"|?*\x00-\x1f]')
+_UNSAFE = re.compile(r'[<>:"|?*\x00-\x1f/\\]')
 
 
 class Writer:
@@ -92,14 +92,14 @@ def output_path(key: VolumeKey, info: AcquisitionInfo) -> Path:
     ``<acquisition>.ome.tif`` when that names it, else a folder of the acquisition's name with one
     file per volume; position, time and channel appear where there is more than one.
     """
-    acquisition = Path(*(_safe(part) for part in Path(key.acquisition).parts))
+    acquisition = Path(*(_safe(part) for part in PurePosixPath(key.acquisition).parts))
     parts = []
     if len(info.positions) > 1:
-        parts.append(_safe(key.position, slashes=True))
+        parts.append(_safe(key.position))
     if info.num_times != 1:
         parts.append(f"t{key.time:04d}")
     if len(info.channels) > 1:
-        parts.append(_safe(key.channel, slashes=True))
+        parts.append(_safe(key.channel))
     if not parts:
         return acquisition.with_name(acquisition.name + ".ome.tif")
     return acquisition / ("_".join([acquisition.name, *parts]) + ".ome.tif")
@@ -191,9 +191,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _safe(name: str, slashes: bool = False) -> str:
-    """A name without what a file system refuses."""
+def _safe(name: str) -> str:
+    """One part of a path, without what a file system refuses or takes for another folder."""
     name = _UNSAFE.sub("_", name)
-    if slashes:
-        name = name.replace("/", "_").replace("\\", "_")
     return "_" if name in ("", ".", "..") else name

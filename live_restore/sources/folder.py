@@ -249,7 +249,10 @@ def _describe(stack: TiffStack) -> str:
     info = stack.info
     voxel = info.voxel_size_um
     size = " x ".join(f"{v:.3g}" for v in voxel) + " um" if voxel else "voxel size unknown"
-    counts = (
-        f"{len(info.positions)} positions, {stack.num_times} times, {len(info.channels)} channels"
-    )
-    return f"{counts}, {info.shape_zyx} {info.dtype}, {size}"
+    counts = {
+        "positions": len(info.positions),
+        "time points": stack.num_times,
+        "channels": len(info.channels),
+    }
+    several = "".join(f"{n} {name}, " for name, n in counts.items() if n > 1)
+    return f"{several}{info.shape_zyx} {info.dtype}, {size}"

@@ -112,13 +112,20 @@ class TiffStack:
         if not everything:
             raise SourceError(f"{self._path}: holds no image")
         first = everything[0]
-        self._layout = _Layout.of(first, self._path)
+        announced = (self._tiff.imagej_metadata or {}).get("images", 1)
+        held = int(np.prod(first.shape[:-2]))
+        if held < announced:
+            raise SourceError(
+                f"{self._path}: cut short, only {held} of {announced} planes are there; copy or save "
+                "it again"
+            )
         self._series = [s for s in everything if (s.shape, s.dtype) == (first.shape, first.dtype)]
         if len(self._series) < len(everything) and not self._tiff.is_ome:
             raise SourceError(
                 f"{self._path}: holds images of different shapes, the first {first.shape}; a z-stack's "
                 "planes are all alike"
             )
+        self._layout = _Layout.of(first, self._path)
         for series in self._series:
             _check_whole(series, self._tiff, self._path)
         num_positions = len(self._series)
@@ -261,11 +268,10 @@ def _check_whole(series: tifffile.TiffPageSeries, tiff: tifffile.TiffFile, path:
                 raise SourceError(f"{path}: a plane that the file announces is missing")
             ends = zip(page.dataoffsets, page.databytecounts, strict=True)
             end = max([end, *(offset + count for offset, count in ends)])
-    announced = (tiff.imagej_metadata or {}).get("images", 1)
-    held = int(np.prod(series.shape[:-2]))
-    if end > size or held < announced:
-        what = f"{held} of {announced} planes" if held < announced else f"{size} of {end} bytes"
-        raise SourceError(f"{path}: cut short, only {what} are there; copy or save it again")
+    if end > size:
+        raise SourceError(
+            f"{path}: cut short, only {size} of {end} bytes are there; copy or save it again"
+        )
 
 
 def _metadata(tiff: tifffile.TiffFile) -> tuple[tuple[str, ...], VoxelSize | None]:

@@ -21,7 +21,7 @@ from live_restore.restore.restorer import channels_last
 from live_restore.train.config import TrainConfig
 from live_restore.train.pairs import Pair, draw_camera, expose_pair, simulate_volume
 
-__all__ = ["Progress", "train"]
+__all__ = ["Progress", "describe", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def train(
         description=config.card.description,
         architecture=config.network,
         normalisation=config.normalisation,
-        training_data=_describe(config),
+        training_data=describe(config),
         quality=quality,
         licence=config.card.licence,
     )
@@ -194,7 +194,8 @@ def _validate(network: RCAN3D, config: TrainConfig, device: str) -> dict[str, fl
     return quality
 
 
-def _describe(config: TrainConfig) -> str:
+def describe(config: TrainConfig) -> str:
+    """What a model was trained on, in words for its card."""
     s = config.simulation
     return (
         f"{s.num_volumes} simulated volumes of {s.shape_zyx} voxels: filaments, membranes, "

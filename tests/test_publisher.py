@@ -1,0 +1,289 @@
+"""Publisher and client together, over real sockets."""
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import zmq
+from live_restore.client import (
+    Control,
+    EndHeader,
+    Heartbeat,
+    SkippedHeader,
+    StartHeader,
+    Subscriber,
+    VolumeMessage,
+)
+from live_restore.errors import ProtocolError, SinkError
+from live_restore.profile import PublishSettings
+from live_restore.sinks.publisher import Publisher
+from live_restore.volume import AcquisitionEnd, Skipped, VolumeKey
+
+from tests.conftest import make_info, make_restored, make_volume, wait_for
+
+
+@contextmanager
+def publishing(endpoints, **settings):
+    data, control = endpoints
+    with Publisher(PublishSettings(endpoint=data, control=control, **settings)) as publisher:
+        yield publisher
+
+
+def wait_for_viewers(publisher, count):
+    wait_for(lambda: publisher.viewers >= count, f"{count} viewers")
+
+
+def test_restored_and_raw_arrive_bit_identical(endpoints):
+    restored = [make_restored(time=t) for t in range(5)]
+    with (
+        publishing(endpoints) as publisher,
+        Subscriber(endpoints[0], ("restored", "raw")) as viewer,
+    ):
+        wait_for_viewers(publisher, 2)
+        got = []
+        for one in restored:
+            publisher.send(one)
+            got += [next(viewer.volumes(5)), next(viewer.volumes(5))]
+    assert [(m.header.kind, m.header.sequence) for m in got] == [
+        (kind, n) for n in range(5) for kind in ("restored", "raw")
+    ]
+    for n, one in enumerate(restored):
+        np.testing.assert_array_equal(got[2 * n].data, one.data)
+        np.testing.assert_array_equal(got[2 * n + 1].data, one.raw.data)
+        assert got[2 * n].header.time == one.key.time
+        assert got[2 * n].header.voxel_size_um == one.info.voxel_size_um
+
+
+def test_events_of_an_acquisition_arrive_in_order(endpoints):
+    with publishing(endpoints) as publisher, Subscriber(endpoints[0]) as viewer:
+        wait_for_viewers(publisher, 1)
+        for item in (
+            make_info(channels=("DAPI", "µ/2")),
+            make_restored(),
+            Skipped(VolumeKey("run", "0", 1, "µ/2"), "because"),
+            AcquisitionEnd("run"),
+            make_info(acquisition="next"),
+        ):
+            publisher.send(item)
+        heard = [viewer.receive(5) for _ in range(7)]
+        got = [message for message in heard if not isinstance(message, Heartbeat)][:4]
+        beat = heard[-1]
+    assert [type(m) for m in got] == [StartHeader, VolumeMessage, SkippedHeader, EndHeader]
+    assert isinstance(beat, Heartbeat)
+    assert beat.skipped == 1
+    assert beat.running == ("next",)
+    assert got[0].channels == ("DAPI", "µ/2")
+    assert (got[2].channel, got[2].reason) == ("µ/2", "because")
+
+
+def test_a_viewer_may_choose_one_stream(endpoints):
+    with (
+        publishing(endpoints) as publisher,
+        Subscriber(endpoints[0], position="0", channel="c1") as viewer,
+    ):
+        wait_for_viewers(publisher, 1)
+        for channel in ("c1", "c10", "c1"):
+            publisher.send(make_restored(make_volume(channel=channel)))
+        assert [m.header.channel for m in viewer.volumes(1)] == ["c1", "c1"]
+        assert viewer.missed == 0
+
+
+def test_raw_volumes_are_made_only_for_who_wants_them(endpoints):
+    with publishing(endpoints) as publisher, Subscriber(endpoints[0]) as viewer:
+        wait_for_viewers(publisher, 1)
+        publisher.send(make_restored())
+        assert [m.header.kind for m in viewer.volumes(1)] == ["restored"]
+        assert not any("raw" in topic for topic in publisher._sent)
+
+
+def test_a_late_viewer_gets_the_latest_through_the_control_port(endpoints):
+    with publishing(endpoints) as publisher, Control(endpoints[1]) as control:
+        for time_point in range(3):
+            publisher.send(make_restored(time=time_point))
+        latest = control.latest("DAPI")
+        assert latest.header.sequence == 2
+        raw = control.sequence(1, "DAPI", kind="raw")
+        np.testing.assert_array_equal(raw.data, make_volume(time=1).data)
+        catalog = control.catalog()
+        assert catalog["streams"] == [
+            {"position": "0", "channel": "DAPI", "last": 2, "held": [0, 1, 2]}
+        ]
+        assert control.status()["session"] == publisher.session
+        with pytest.raises(ProtocolError, match="isn't held"):
+            control.sequence(7, "DAPI")
+        with pytest.raises(ProtocolError, match="isn't held"):
+            control.latest("no such channel")
+
+
+def test_missed_volumes_are_fetched_and_given_in_order(endpoints):
+    with publishing(endpoints) as publisher:
+        for time_point in range(3):
+            publisher.send(make_restored(time=time_point))
+        with Subscriber(endpoints[0], control=endpoints[1], from_start=True) as viewer:
+            wait_for_viewers(publisher, 1)
+            publisher.send(make_restored(time=3))
+            got = list(viewer.volumes(1.5))
+            assert viewer.missed == 0
+    assert [m.header.sequence for m in got] == [0, 1, 2, 3]
+    for message in got:
+        np.testing.assert_array_equal(message.data, make_restored(time=message.header.time).data)
+
+
+def test_a_heartbeat_tells_of_a_volume_that_nothing_followed(endpoints):
+    with publishing(endpoints) as publisher:
+        with Subscriber(endpoints[0]) as probe:
+            wait_for_viewers(publisher, 1)
+            publisher.send(make_restored())
+            next(probe.volumes(5))
+        with Subscriber(endpoints[0], from_start=True) as without_control:
+            assert list(without_control.volumes(1.5)) == []
+            assert without_control.missed == 1
+        with Subscriber(endpoints[0], control=endpoints[1], from_start=True) as viewer:
+            assert [m.header.sequence for m in viewer.volumes(1.5)] == [0]
+
+
+def test_the_history_is_bounded_in_bytes(endpoints):
+    with publishing(endpoints, history_mb=1) as publisher, Control(endpoints[1]) as control:
+        for time_point in range(5):
+            data = np.full((4, 128, 256), time_point, "u2")  # 256 KiB, twice: raw and restored
+            publisher.send(make_restored(make_volume(data, time_point)))
+        assert control.catalog()["streams"][0]["held"] == [3, 4]
+        with pytest.raises(ProtocolError, match="isn't held"):
+            control.sequence(0, "DAPI")
+
+
+@pytest.mark.parametrize(("shape", "most"), [((16, 512, 512), 30), ((16, 1024, 1024), 8)])
+def test_a_viewer_that_does_not_read_holds_little_and_holds_up_nobody(endpoints, shape, most):
+    volume = make_restored(make_volume(np.zeros(shape, "u2")))
+    with (
+        publishing(endpoints) as publisher,
+        Subscriber(endpoints[0]) as stalled,
+        Subscriber(endpoints[0]) as viewer,
+    ):
+        wait_for_viewers(publisher, 2)
+        for number in range(40):
+            publisher.send(volume)
+            assert next(viewer.volumes(10)).header.sequence == number
+        waited = list(stalled.volumes(1.5))
+    # High-water marks on both sides (64 MiB here, two volumes there), and the kernel's buffers.
+    assert 1 <= len(waited) <= most
+    assert len(waited) + stalled.missed == 40
+
+
+def test_a_burst_of_small_volumes_and_events_loses_nothing(endpoints):
+    with publishing(endpoints) as publisher, Subscriber(endpoints[0]) as viewer:
+        wait_for_viewers(publisher, 1)
+        publisher.send(make_info())
+        for time_point in range(40):
+            publisher.send(make_restored(time=time_point))
+        publisher.send(AcquisitionEnd("run"))
+        got = [viewer.receive(5) for _ in range(42)]
+    assert [m.header.time for m in got if isinstance(m, VolumeMessage)] == list(range(40))
+    assert viewer.missed == 0
+
+
+def test_a_restarted_publisher_is_a_new_session(endpoints):
+    with Subscriber(endpoints[0]) as viewer:
+        sessions = []
+        for _ in range(2):
+            with publishing(endpoints) as publisher:
+                # A client that isn't in a call doesn't renew its subscriptions.
+                wait_for(lambda: viewer.receive(0.05) and publisher.viewers, "the viewer")
+                publisher.send(make_restored())
+                message = next(viewer.volumes(5))
+                assert message.header.sequence == 0
+                assert message.missed == 0
+                sessions.append(viewer.session)
+        assert len(set(sessions)) == 2
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_endpoint_in_use_is_an_error_with_a_remedy(endpoints, which):
+    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+        socket.bind(endpoints[which])
+        with pytest.raises(SinkError, match=r"another live-restore|Another live-restore"):
+            Publisher(PublishSettings(endpoint=endpoints[0], control=endpoints[1])).__enter__()
+
+
+def test_a_closed_endpoint_can_be_opened_again(endpoints):
+    for _ in range(3):
+        with publishing(endpoints):
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "request_frames",
+    [
+        pytest.param([b""], id="empty"),
+        pytest.param([b"{"], id="broken"),
+        pytest.param([b"[]"], id="list"),
+        pytest.param([b'{"get": "everything"}'], id="unknown"),
+        pytest.param([b'{"get": "sequence", "sequence": "x"}'], id="type"),
+        pytest.param([b"\xff" * 100], id="binary"),
+        pytest.param([b"a", b"b", b"c"], id="many frames"),
+        pytest.param([b'{"get": "latest", "channel": "\\ud800"}'], id="surrogate"),
+    ],
+)
+def test_a_bad_request_is_refused_and_the_port_lives(endpoints, request_frames):
+    with publishing(endpoints), zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(endpoints[1])
+        socket.send_multipart(request_frames)
+        assert socket.poll(5000)
+        reply = socket.recv_multipart()
+        assert b"error/" in reply
+        body = json.loads(reply[-1])
+        assert body["code"] in ("bad_request", "not_held")
+        with Control(endpoints[1]) as control:
+            assert control.catalog()["streams"] == []
+
+
+def test_a_plain_req_client_gets_its_answer(endpoints):
+    with (
+        publishing(endpoints) as publisher,
+        zmq.Context() as context,
+        context.socket(zmq.REQ) as socket,
+    ):
+        publisher.send(make_restored())
+        socket.linger = 0
+        socket.connect(endpoints[1])
+        socket.send(b'{"get": "latest", "channel": "DAPI"}')
+        assert socket.poll(5000)
+        topic, header, *planes = socket.recv_multipart()
+    assert topic == b"volume/restored/0/DAPI/"
+    assert b"".join(planes) == make_restored().data.tobytes()
+    assert json.loads(header)["type"] == "uint16"
+
+
+def test_no_daemon_is_said_in_words(endpoints):
+    with (
+        Control(endpoints[1], timeout_s=0.2) as control,
+        pytest.raises(ProtocolError, match="is the daemon"),
+    ):
+        control.status()
+    with Subscriber(endpoints[0]) as viewer:
+        assert viewer.receive(0.1) is None
+
+
+def test_publishing_from_two_threads_loses_nothing(endpoints):
+    with (
+        publishing(endpoints) as publisher,
+        Subscriber(endpoints[0], control=endpoints[1], from_start=True) as viewer,
+    ):
+        wait_for_viewers(publisher, 1)
+
+        def publish(channel):
+            for time_point in range(20):
+                publisher.send(make_restored(make_volume(time=time_point, channel=channel)))
+
+        threads = [threading.Thread(target=publish, args=(c,)) for c in ("a", "b")]
+        for thread in threads:
+            thread.start()
+        got = list(viewer.volumes(1.5))
+        for thread in threads:
+            thread.join()
+    for channel in ("a", "b"):
+        assert [m.header.sequence for m in got if m.header.channel == channel] == list(range(20))

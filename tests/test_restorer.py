@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch
+from live_restore.errors import RestoreError
+from live_restore.quality import psnr
+from live_restore.restore.model import load_model
+from live_restore.restore.restorer import RcanRestorer, choose_device, largest_tile
+from live_restore.simulation import SimulatedMicroscope
+
+from tests.conftest import make_volume
+
+MICROSCOPE = SimulatedMicroscope(shape_zyx=(12, 72, 80), seed=3)
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return make_volume(MICROSCOPE.stack(0, "nuclei"))
+
+
+@pytest.fixture(scope="module")
+def restored(noisy):
+    with RcanRestorer(load_model("default"), "cpu", "float32", "float32") as restorer:
+        return restorer.restore(noisy)
+
+
+def test_restoring_brings_a_volume_closer_to_its_truth(noisy, restored):
+    truth = MICROSCOPE.truth(0, "nuclei")
+    assert psnr(restored.data, truth) > psnr(noisy.data, truth) + 4
+
+
+def test_restored_intensities_are_in_the_raw_volumes_counts(restored):
+    truth = MICROSCOPE.truth(0, "nuclei")
+    # No fit before this comparison: offset and gain must be right by themselves.
+    assert restored.data.mean() == pytest.approx(truth.mean(), rel=0.02)
+    slope, offset = np.polyfit(truth.ravel(), restored.data.ravel(), 1)
+    assert slope == pytest.approx(1, abs=0.15)
+    assert np.percentile(restored.data, 1) == pytest.approx(np.percentile(truth, 1), rel=0.05)
+
+
+def test_a_restored_volume_says_how_it_was_made(noisy, restored):
+    assert restored.raw is noisy
+    assert restored.model.sha256 == load_model("default").sha256
+    assert restored.model.precision == "float32"
+    assert restored.model.tile_zyx == (12, 72, 80)
+    assert not restored.data.flags.writeable
+    assert restored.timing_s["restoring"] > 0
+
+
+def test_whole_numbers_are_the_rounded_restoration(noisy, restored):
+    with RcanRestorer(load_model("default"), "cpu", "float32", "uint16") as restorer:
+        whole = restorer.restore(noisy)
+    assert whole.data.dtype == np.uint16
+    # Half a count, and what float32 adds up differently.
+    assert np.abs(whole.data - restored.data).max() <= 0.51
+
+
+def test_bfloat16_costs_less_than_a_tenth_of_a_decibel(noisy, restored):
+    truth = MICROSCOPE.truth(0, "nuclei")
+    with RcanRestorer(load_model("default"), "cpu", "bfloat16", "float32") as restorer:
+        fast = restorer.restore(noisy)
+    assert fast.model.precision == "bfloat16"
+    assert psnr(fast.data, truth) == pytest.approx(psnr(restored.data, truth), abs=0.1)
+
+
+def test_tiles_leave_no_seam(noisy, restored):
+    with RcanRestorer(load_model("default"), "cpu", "float32", "float32", (12, 56, 56)) as restorer:
+        tiled = restorer.restore(noisy)
+        assert len(restorer.plan(noisy.info.shape_zyx)) == 4
+    # Each tile pools its attention over itself, so that they agree closely and not exactly.
+    span = restored.intensity[1] - restored.intensity[0]
+    difference = np.abs(tiled.data - restored.data) / span
+    assert difference.mean() < 0.005
+    assert difference.max() < 0.15
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "f4", "f8", ">u2"])
+def test_any_real_dtype_is_restored(dtype, tiny_model):
+    data = np.random.default_rng(0).integers(0, 120, (3, 9, 11)).astype(dtype)
+    with RcanRestorer(tiny_model, "cpu", output_dtype="float32") as restorer:
+        out = restorer.restore(make_volume(data)).data
+        as_float = restorer.restore(make_volume(data.astype("f4"))).data
+    np.testing.assert_allclose(out, as_float, rtol=1e-3, atol=0.05)  # percentiles are interpolated
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (70, 5, 5), (1, 200, 3)])
+@pytest.mark.parametrize("value", [0, 65535])
+def test_odd_shapes_and_flat_volumes_are_restored(shape, value, tiny_model):
+    with RcanRestorer(tiny_model, "cpu", tile_zyx=(16, 64, 64)) as restorer:
+        out = restorer.restore(make_volume(np.full(shape, value, "u2"))).data
+    assert out.shape == shape
+    assert out.dtype == np.uint16
+
+
+def test_counts_beyond_sixteen_bits_are_clipped(tiny_model):
+    data = np.random.default_rng(0).integers(0, 65536, (4, 16, 16)).astype("u2")
+    with RcanRestorer(tiny_model, "cpu") as restorer:
+        wide = restorer.restore(make_volume(data)).data
+    with RcanRestorer(tiny_model, "cpu", output_dtype="float32") as restorer:
+        exact = restorer.restore(make_volume(data)).data
+    np.testing.assert_allclose(wide, np.clip(exact, 0, 65535), atol=0.51)
+
+
+def test_nan_in_the_raw_volume_is_a_restore_error(tiny_model):
+    data = np.ones((3, 8, 8), "f4")
+    data[1, 2, 3] = np.nan
+    with (
+        RcanRestorer(tiny_model, "cpu") as restorer,
+        pytest.raises(RestoreError, match="finite"),
+    ):
+        restorer.restore(make_volume(data))
+
+
+def test_half_precision_on_the_processor_is_refused(tiny_model):
+    with pytest.raises(RestoreError, match="needs a GPU"):
+        RcanRestorer(tiny_model, "cpu", "float16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(RestoreError, match="nvidia-smi"):
+        choose_device("cuda:3")
+    assert choose_device("auto").type == "cpu"
+
+
+def test_a_bigger_network_gets_smaller_tiles():
+    small = largest_tile(32, 16 * 4, 2**28)
+    big = largest_tile(32, 32 * 4, 2**28)
+    assert small[0] == big[0] == 32
+    assert small[1] > big[1] >= 96
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_a_gpu_gives_what_the_processor_gives(precision, noisy, restored):
+    with RcanRestorer(load_model("default"), "cuda", precision, "float32") as restorer:
+        on_gpu = restorer.restore(noisy)
+    span = restored.intensity[1] - restored.intensity[0]
+    difference = np.abs(on_gpu.data - restored.data) / span
+    # TF32 and float16 keep ten bits; about thirty layers add up.
+    assert difference.max() < 0.02
+    assert on_gpu.model.device.startswith("cuda")
+
+
+@pytest.mark.gpu
+def test_tiles_on_a_gpu_agree_with_the_whole(noisy):
+    with RcanRestorer(load_model("default"), "cuda", "float16", "float32") as restorer:
+        whole = restorer.restore(noisy)
+    with RcanRestorer(
+        load_model("default"), "cuda", "float16", "float32", (12, 56, 56)
+    ) as restorer:
+        tiled = restorer.restore(noisy)
+    span = whole.intensity[1] - whole.intensity[0]
+    assert (np.abs(tiled.data - whole.data) / span).mean() < 0.005
