@@ -6,13 +6,13 @@ import zlib
 
 import numpy as np
 import pytest
+
 from live_restore.cli.profiles import find_profile
 from live_restore.errors import SourceError
 from live_restore.interfaces import StopSignal
 from live_restore.profile import AcquisitionSource
 from live_restore.sources.acquisition import OwnAcquisition
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane
-
 from tests.conftest import daemon, live_restore
 
 pytest.importorskip("mm_test_adapters")

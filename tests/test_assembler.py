@@ -2,9 +2,9 @@ import logging
 
 import numpy as np
 import pytest
+
 from live_restore.sources.assembler import Assembler
 from live_restore.volume import Plane, Skipped, Volume, VolumeKey
-
 from tests.conftest import make_info
 
 DATA = np.arange(3 * 4 * 5, dtype="u2").reshape(3, 4, 5)

@@ -10,9 +10,9 @@ import threading
 import numpy as np
 import pytest
 import tifffile
+
 from live_restore.cli.profiles import find_profile
 from live_restore.sources.tiff_stack import TiffStack
-
 from tests.conftest import DATA, daemon, live_restore, wait_for
 
 

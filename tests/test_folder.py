@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+
 from live_restore.errors import SourceError
 from live_restore.interfaces import StopSignal
 from live_restore.profile import FolderSource
 from live_restore.sources.folder import Folder, acquisition_name
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane
-
 from tests.conftest import wait_for
 
 STACK = np.arange(4 * 5 * 6, dtype="u2").reshape(4, 5, 6)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from live_restore.errors import ModelError
 from live_restore.restore.model import (
     Architecture,
@@ -14,7 +16,6 @@ from live_restore.restore.model import (
 )
 from live_restore.train.config import load_config
 from live_restore.train.loop import describe
-from safetensors.torch import load_file, save_file
 
 
 def rewrite(model, path, weights=None, card=None):

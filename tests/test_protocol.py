@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from live_restore import protocol
 from live_restore.errors import ProtocolError
 from live_restore.protocol import Header, VolumeMessage, decode, encode_volume, topic_of
 from live_restore.sinks.publisher import volume_frames
-
 from tests.conftest import make_restored, make_volume
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import zmq
+
 from live_restore.client import (
     Control,
     EndHeader,
@@ -21,7 +22,6 @@ from live_restore.errors import ProtocolError, SinkError
 from live_restore.profile import PublishSettings
 from live_restore.sinks.publisher import Publisher
 from live_restore.volume import AcquisitionEnd, Skipped, VolumeKey
-
 from tests.conftest import make_info, make_restored, make_volume, wait_for
 
 

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+
 from live_restore.quality import nrmse, psnr, ssim
 
 RNG = np.random.default_rng(0)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from live_restore.restore.rcan import RCAN3D
 from scipy import ndimage
+
+from live_restore.restore.rcan import RCAN3D
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
+
 from live_restore.errors import RestoreError
 from live_restore.quality import psnr
 from live_restore.restore.model import load_model
 from live_restore.restore.restorer import RcanRestorer, choose_device, largest_tile
 from live_restore.simulation import SimulatedMicroscope
-
 from tests.conftest import make_volume
 
 MICROSCOPE = SimulatedMicroscope(shape_zyx=(12, 72, 80), seed=3)
@@ -32,7 +32,7 @@ def test_restored_intensities_are_in_the_raw_volumes_counts(restored):
     truth = MICROSCOPE.truth(0, "nuclei")
     # No fit before this comparison: offset and gain must be right by themselves.
     assert restored.data.mean() == pytest.approx(truth.mean(), rel=0.02)
-    slope, offset = np.polyfit(truth.ravel(), restored.data.ravel(), 1)
+    slope, _ = np.polyfit(truth.ravel(), restored.data.ravel(), 1)
     assert slope == pytest.approx(1, abs=0.15)
     assert np.percentile(restored.data, 1) == pytest.approx(np.percentile(truth, 1), rel=0.05)
 

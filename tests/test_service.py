@@ -5,13 +5,13 @@ import time
 
 import numpy as np
 import pytest
+
 from live_restore import service as service_module
 from live_restore.client import EndHeader, SkippedHeader, Subscriber, VolumeMessage
 from live_restore.errors import RestoreError, SinkError
 from live_restore.profile import parse_profile
 from live_restore.service import Service
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, Restored, Skipped, VolumeKey
-
 from tests.conftest import make_restored
 
 
@@ -276,7 +276,7 @@ def test_live_order_passes_over_old_volumes_of_a_source_that_cannot_wait(run, mo
     source = Scripted([INFO, *(p for t in range(12) for p in planes(t)), AcquisitionEnd("run")])
     collector = Collector(lambda item: gate.set() if isinstance(item, Skipped) else None)
     monkeypatch.setattr(service_module, "_MB", 0.3)  # room for a volume of 512 bytes
-    ok, service = run(
+    ok, _ = run(
         {"a": collector}, FakeRestorer(lambda volume: gate.wait(10)), source=source, order="live"
     )
     assert ok

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from live_restore.simulation import SPECIMEN_KINDS, Camera, Optics, SimulatedMicroscope, Specimen
 from live_restore.simulation.specimen import Grid
 

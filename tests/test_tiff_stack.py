@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import tifffile
+
 from live_restore.errors import SourceError
 from live_restore.sources.tiff_stack import TiffStack
-
 from tests.conftest import DATA
 
 RNG = np.random.default_rng(0)

@@ -2,13 +2,13 @@ import json
 
 import numpy as np
 import pytest
+
 from live_restore.errors import ProfileError
 from live_restore.restore.model import Normalisation, load_model
 from live_restore.simulation import Camera
 from live_restore.train.config import SimulatedPairs, TrainConfig, load_config
 from live_restore.train.loop import train
 from live_restore.train.pairs import expose_pair, simulate_volume
-
 from tests.conftest import live_restore
 
 CONFIG = """

@@ -47,7 +47,7 @@ def add_command(commands: Any) -> None:
         description="Needs nothing but this program: a simulated two-channel time lapse at low "
         "light is acquired, restored, published and received in another process.",
     )
-    parser.add_argument("--volumes", type=int, default=10, help="how many volumes (default 10)")
+    parser.add_argument("--volumes", type=int, default=8, help="how many volumes (default 8)")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.set_defaults(run=_run)
 

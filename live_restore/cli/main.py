@@ -12,15 +12,15 @@ from collections.abc import Sequence
 
 from live_restore import __version__
 from live_restore.cli import check, demo, listen, restore, run, train
-from live_restore.errors import LiveRestoreError, ModelError, ProfileError, RestoreError
+from live_restore.errors import LiveRestoreError, ProfileError
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 _COMMANDS = (demo, run, check, listen, restore, train)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
     parser = argparse.ArgumentParser(
         prog="live-restore",
         description="Live restoration of fluorescence z-stacks while they are acquired.",
@@ -29,16 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for module in _COMMANDS:
         module.add_command(commands)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = build_parser().parse_args(arguments)
     _configure_logging(getattr(options, "verbose", False))
     try:
         return int(options.run(options))
     except ProfileError as error:
         _say(error)
         return 2
-    except (ModelError, RestoreError) as error:
-        _say(error)
-        return 3
     except LiveRestoreError as error:
         _say(error)
         return 3

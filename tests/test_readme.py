@@ -1,0 +1,80 @@
+"""What the README says is run."""
+
+import re
+import shlex
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from live_restore.cli.main import build_parser
+from live_restore.profile import PublishSettings
+from live_restore.sinks.publisher import Publisher
+from tests.conftest import DATA, live_restore, make_restored, wait_for
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = [
+    command.strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    for command in line.split("&&")
+]
+COMMANDS = [command for command in SHELL if command.startswith("live-restore ")]
+
+
+def test_the_readme_has_the_two_commands_that_do_everything():
+    assert "pip install . && live-restore demo" in README
+    assert 'pip install ".[test]" && pytest' in README
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_of_the_readme_is_one(command):
+    build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_the_demo_runs_as_the_readme_says():
+    assert "live-restore demo" in COMMANDS
+    done = live_restore("demo")
+    assert done.returncode == 0, done.stderr
+    assert "Restoration gains" in done.stdout
+    assert "watched-folder" in done.stdout
+
+
+def test_restore_runs_as_the_readme_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("stacks").mkdir()
+    shutil.copy(DATA / "stardist_img3d.tif", "stacks")
+    command = next(c for c in COMMANDS if " restore " in c)
+    done = live_restore(*shlex.split(command)[1:])
+    assert done.returncode == 0, done.stderr
+    assert Path("restored/stardist_img3d.ome.tif").is_file()
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/protocol.md"])
+def test_the_python_client_runs_as_written(file, endpoints, capsys):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    assert "tcp://127.0.0.1:5556" in code
+    code = code.replace("tcp://127.0.0.1:5556", endpoints[0])
+    settings = PublishSettings(endpoint=endpoints[0], control=endpoints[1])
+    names = {}
+    with Publisher(settings) as publisher:
+        client = threading.Thread(target=exec, args=(code, names))
+        client.start()
+        wait_for(lambda: publisher.viewers, "the client")
+        publisher.send(make_restored())
+        client.join(20)
+        assert not client.is_alive()
+    if file == "README.md":
+        assert "0 DAPI (3, 4, 5)" in capsys.readouterr().out
+    else:
+        names["socket"].context.destroy(linger=0)
+        assert (names["volume"] == make_restored().data).all()
+
+
+def test_the_documented_links_exist():
+    for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
