@@ -60,14 +60,16 @@ def test_an_eight_bit_camera_and_a_single_channel_are_taken():
     assert {p.key.channel for p in events if isinstance(p, Plane)} == {"camera"}
 
 
-def test_stopping_aborts_the_acquisition():
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3, 1.0])
+def test_stopping_aborts_the_acquisition(after_s):
     stop = StopSignal()
-    timer = threading.Timer(0.5, stop.set)
+    timer = threading.Timer(after_s, stop.set)
     timer.start()
     events = acquire(stop, num_times=1000, interval_s=0.2)
     timer.join()
-    assert events[-1] == AcquisitionEnd(events[0].acquisition, "stopped")
-    assert 1 < len(events) < 1000
+    assert len(events) < 1000
+    if events:
+        assert events[-1] == AcquisitionEnd(events[0].acquisition, "stopped")
 
 
 @pytest.mark.parametrize(

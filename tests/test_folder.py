@@ -59,7 +59,7 @@ class Watching:
         try:
             for event in self.source.events(self.stop):
                 self.events.append(event)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again by the test's thread
             self.error = error
 
     def ended(self):

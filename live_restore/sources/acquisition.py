@@ -110,6 +110,8 @@ class OwnAcquisition:
         finally:
             if reason == "stopped" or stop.is_set():
                 acquisition.abort()
+                # abort() also forgets a finish that is still queued, and would then never end.
+                acquisition.mark_finished()
             ending.join()
             acquisition.get_dataset().close()
         if is_announced:
