@@ -20,7 +20,7 @@ import zmq
 
 from live_restore import protocol
 from live_restore.errors import ProtocolError
-from live_restore.protocol import (
+from live_restore.messages import (
     EndHeader,
     Header,
     Heartbeat,
@@ -29,8 +29,8 @@ from live_restore.protocol import (
     SkippedHeader,
     StartHeader,
     VolumeMessage,
-    topic_of,
 )
+from live_restore.protocol import topic_of
 
 __all__ = [
     "Control",

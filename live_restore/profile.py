@@ -247,8 +247,15 @@ class Profile(_Table):
         return self
 
 
-def load_profile(path: Path) -> Profile:
+def load_profile(path: Path, folder: Path | None = None) -> Profile:
     """Read and check a profile.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A TOML file.
+    folder : pathlib.Path, optional
+        Where relative paths in it count from; the profile's own folder otherwise.
 
     Raises
     ------
@@ -261,11 +268,11 @@ def load_profile(path: Path) -> Profile:
         raise ProfileError(f"profile {path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ProfileError(f"profile {path}: can't be read: {error}") from error
-    return parse_profile(text, path)
+    return parse_profile(text, path, folder)
 
 
-def parse_profile(text: str, path: Path) -> Profile:
-    """A profile from TOML text; `path` names it in messages and is where relative paths start."""
+def parse_profile(text: str, path: Path, folder: Path | None = None) -> Profile:
+    """A profile from TOML text; `path` names it in messages. See `load_profile`."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -273,7 +280,8 @@ def parse_profile(text: str, path: Path) -> Profile:
             f"profile {path}: not valid TOML: {error}. In Windows paths write / or use 'single quotes'"
         ) from error
     try:
-        return Profile.model_validate(tables, context={"folder": path.resolve().parent})
+        context = {"folder": folder or path.resolve().parent}
+        return Profile.model_validate(tables, context=context)
     except ValidationError as error:
         lines = [
             _explain(one["loc"], one["type"], one["msg"], one["input"]) for one in error.errors()

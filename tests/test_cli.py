@@ -144,6 +144,24 @@ def test_check_names_key_value_and_remedy_and_exits_with_2(old, new, expected, t
         assert part in said
 
 
+def test_a_shipped_profile_counts_paths_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = live_restore("run", "watched-folder")
+    assert done.returncode == 3
+    assert str(tmp_path / "today") in done.stderr
+
+
+def test_the_shipped_profiles_are_listed():
+    done = live_restore("profiles")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "demo",
+        "democam",
+        "watched-folder",
+    ]
+    assert live_restore("profiles", "nonesuch").returncode == 2
+
+
 def test_check_finds_an_endpoint_in_use(tmp_path, endpoints):
     import zmq
 

@@ -82,6 +82,8 @@ def test_a_file_that_appears_is_taken_plane_by_plane(tmp_path, polling):
     assert end == AcquisitionEnd("cell")
 
 
+# watchdog's thread may raise when it is stopped while it begins to watch a new folder.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_names_with_spaces_unicode_and_folders_are_taken(tmp_path):
     with Watching(tmp_path) as watching:
         save(tmp_path / "Tag 1" / "Zelle µ.tif")

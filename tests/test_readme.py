@@ -31,7 +31,7 @@ def test_the_readme_has_the_two_commands_that_do_everything():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_of_the_readme_is_one(command):
-    build_parser().parse_args(shlex.split(command)[1:])
+    build_parser().parse_args(shlex.split(command.partition(">")[0])[1:])
 
 
 def test_the_demo_runs_as_the_readme_says():
@@ -40,6 +40,21 @@ def test_the_demo_runs_as_the_readme_says():
     assert done.returncode == 0, done.stderr
     assert "Restoration gains" in done.stdout
     assert "watched-folder" in done.stdout
+
+
+def test_a_profile_is_made_and_checked_as_the_readme_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = next(c for c in COMMANDS if " profiles " in c)
+    arguments, _, file = command.partition(" > ")
+    done = live_restore(*shlex.split(arguments)[1:])
+    Path(file).write_text(done.stdout, encoding="utf-8")
+    assert f"live-restore check {file}" in COMMANDS
+    assert f"live-restore run {file}" in COMMANDS
+    missing = live_restore("check", file)
+    assert missing.returncode == 2
+    assert str(tmp_path / "today") in missing.stdout
+    Path("today").mkdir()
+    assert "FAILED" not in live_restore("check", file).stdout.partition("publish")[0]
 
 
 def test_restore_runs_as_the_readme_says(tmp_path, monkeypatch):

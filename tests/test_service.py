@@ -99,7 +99,7 @@ def run(monkeypatch, tiny_model, tmp_path):
 
 
 def test_a_whole_run_over_real_sockets(tiny_model, endpoints, tmp_path):
-    profile = parse_profile(profile_text(tiny_model, endpoints), tmp_path / "p.toml")
+    profile = parse_profile(profile_text(tiny_model, endpoints, interval_s=0.5), tmp_path / "p.toml")
     with Subscriber(
         endpoints[0], ("restored", "raw"), control=endpoints[1], from_start=True
     ) as viewer:

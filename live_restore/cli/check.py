@@ -27,13 +27,13 @@ def _run(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from live_restore.checks import check_profile
-    from live_restore.cli.profiles import find_profile
-    from live_restore.profile import load_profile
+    from live_restore.cli.profiles import open_profile
 
-    path = find_profile(options.profile)
-    profile = load_profile(path)
+    profile = open_profile(options.profile)
     logging.getLogger().setLevel(logging.WARNING)
-    table = Table("", "what", "found, or what to do", title=escape(str(path)), title_justify="left")
+    table = Table(
+        "", "what", "found, or what to do", title=escape(options.profile), title_justify="left"
+    )
     failed = 0
     for finding in check_profile(profile):
         failed += not finding.is_good

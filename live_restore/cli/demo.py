@@ -33,10 +33,11 @@ _START_TIMEOUT_S = 120.0
 _VOLUME_TIMEOUT_S = 120.0
 
 _NEXT = """What next:
-  live-restore run watched-folder      restore what is saved into a folder
-  live-restore listen                  see what a running daemon publishes
-  live-restore restore FILE --output DIR
-                                       restore stacks that you already have"""
+  live-restore restore FILE --output DIR           restore stacks that you already have
+  live-restore profiles watched-folder > my.toml   a profile for a folder, to name yours in
+  live-restore check my.toml                       would it run?
+  live-restore run my.toml                         restore what is saved there
+  live-restore listen                              see what a running daemon publishes"""
 
 
 def add_command(commands: Any) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from live_restore.client import Message, VolumeMessage
-    from live_restore.protocol import Kind
+    from live_restore.messages import Kind
 
 __all__ = ["add_command"]
 

@@ -26,13 +26,10 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from live_restore.cli.profiles import find_profile
-    from live_restore.profile import load_profile
+    from live_restore.cli.profiles import open_profile
     from live_restore.service import Service
 
-    service = Service(
-        load_profile(find_profile(options.profile)), on_ready=lambda: logger.info("ready")
-    )
+    service = Service(open_profile(options.profile), on_ready=lambda: logger.info("ready"))
     before = {
         number: signal.signal(number, lambda *_: service.stop())
         for number in (signal.SIGINT, signal.SIGTERM)

@@ -11,7 +11,6 @@ import math
 import threading
 import time
 import uuid
-from collections import deque
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,11 +19,13 @@ import zmq
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from live_restore import protocol
+from live_restore import messages, protocol
 from live_restore.errors import ProtocolError, SinkError
 from live_restore.interfaces import Item
+from live_restore.messages import Kind
 from live_restore.profile import PublishSettings
-from live_restore.protocol import Frame, Kind, topic_of
+from live_restore.protocol import Frame, topic_of
+from live_restore.sinks.streams import Streams
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Restored, Skipped, utc_now
 
 __all__ = ["Publisher"]
@@ -56,7 +57,7 @@ class Publisher:
     def __init__(self, settings: PublishSettings) -> None:
         self.session = uuid.uuid4().hex
         self._settings = settings
-        self._streams = _Streams(settings.history_mb * 2**20)
+        self._streams = Streams(settings.history_mb * 2**20)
         self._subscriptions: dict[bytes, int] = {}
         self._sent: dict[str, int] = {}  # last sequence of each topic
         self._skipped = 0
@@ -116,7 +117,7 @@ class Publisher:
                     self._publish_volume(item)
                 case Skipped(key, reason, at):
                     self._skipped += 1
-                    header = protocol.SkippedHeader(
+                    header = messages.SkippedHeader(
                         session=self.session,
                         acquisition=key.acquisition,
                         position=key.position,
@@ -133,7 +134,7 @@ class Publisher:
                     self._running.pop(acquisition, None)
                     self._publish(
                         "system/end/",
-                        protocol.EndHeader(
+                        messages.EndHeader(
                             session=self.session,
                             acquisition=acquisition,
                             reason=reason,
@@ -191,7 +192,7 @@ class Publisher:
     def _beat(self) -> None:
         """A heartbeat; under the lock, so that it never names a volume that leaves after it."""
         with self._lock:
-            beat = protocol.Heartbeat(
+            beat = messages.Heartbeat(
                 session=self.session,
                 at=utc_now(),
                 sequences=dict(self._sent),
@@ -267,13 +268,13 @@ class Publisher:
         return volume_frames(self.session, request.kind, *found)
 
     def _refusal(self, code: str, message: str, held: tuple[int, ...] = ()) -> list[Frame]:
-        reply = protocol.ErrorReply.model_validate(
+        reply = messages.ErrorReply.model_validate(
             {"session": self.session, "code": code, "message": message, "held": held}
         )
         return protocol.encode("error/", reply)
 
-    def _start_header(self, info: AcquisitionInfo) -> protocol.StartHeader:
-        return protocol.StartHeader(
+    def _start_header(self, info: AcquisitionInfo) -> messages.StartHeader:
+        return messages.StartHeader(
             session=self.session,
             acquisition=info.acquisition,
             shape=info.shape_zyx,
@@ -287,55 +288,12 @@ class Publisher:
         )
 
 
-class _Streams:
-    """Sequence numbers, and the last few volumes of all streams, bounded in bytes; thread-safe."""
-
-    def __init__(self, capacity_bytes: int) -> None:
-        self._capacity = capacity_bytes
-        self._held: deque[tuple[tuple[str, str], int, Restored]] = deque()
-        self._nbytes = 0
-        self._last: dict[tuple[str, str], int] = {}
-        self._lock = threading.Lock()
-
-    def keep(self, restored: Restored) -> int:
-        stream = (restored.key.position, restored.key.channel)
-        with self._lock:
-            sequence = self._last.get(stream, -1) + 1
-            self._last[stream] = sequence
-            self._held.append((stream, sequence, restored))
-            self._nbytes += restored.nbytes
-            while self._nbytes > self._capacity and len(self._held) > 1:
-                self._nbytes -= self._held.popleft()[2].nbytes
-        return sequence
-
-    def find(self, stream: tuple[str, str], sequence: int | None) -> tuple[int, Restored] | None:
-        with self._lock:
-            for held_stream, held_sequence, restored in reversed(self._held):
-                if held_stream == stream and sequence in (None, held_sequence):
-                    return held_sequence, restored
-        return None
-
-    def held(self, stream: tuple[str, str]) -> tuple[int, ...]:
-        with self._lock:
-            return tuple(number for held, number, _ in self._held if held == stream)
-
-    def last(self) -> dict[tuple[str, str], int]:
-        with self._lock:
-            return dict(self._last)
-
-    def catalog(self) -> list[dict[str, Any]]:
-        return [
-            {"position": p, "channel": c, "last": last, "held": self.held((p, c))}
-            for (p, c), last in self.last().items()
-        ]
-
-
 def volume_frames(session: str, kind: Kind, sequence: int, restored: Restored) -> list[Frame]:
     """Frames of a restored volume, or of the raw one beside it."""
     is_raw = kind == "raw"
     data = restored.raw.data if is_raw else restored.data
     use = restored.model
-    header = protocol.Header(
+    header = messages.Header(
         session=session,
         type=data.dtype.name,
         shape=data.shape,
@@ -352,7 +310,7 @@ def volume_frames(session: str, kind: Kind, sequence: int, restored: Restored) -
         timing=dict(restored.timing_s),
         model=None
         if is_raw
-        else protocol.ModelHeader(
+        else messages.ModelHeader(
             name=use.name,
             sha256=use.sha256,
             precision=use.precision,
@@ -366,10 +324,10 @@ def volume_frames(session: str, kind: Kind, sequence: int, restored: Restored) -
     return protocol.encode_volume(topic, header, data)
 
 
-def _statistics(data: NDArray[Any]) -> protocol.Statistics:
+def _statistics(data: NDArray[Any]) -> messages.Statistics:
     """Exact extremes; percentiles from every fourth row and column, which contrast doesn't notice."""
     low, high = np.percentile(data[:, ::4, ::4], [0.1, 99.9])
-    return protocol.Statistics(
+    return messages.Statistics(
         min=float(data.min()), max=float(data.max()), p0_1=float(low), p99_9=float(high)
     )
 

@@ -1,0 +1,250 @@
+"""What is said on the wire, version 1: the headers of all messages, as pydantic models.
+
+Adding a key breaks nobody: clients ignore keys that they don't know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "MAX_VOLUME_BYTES",
+    "EndHeader",
+    "ErrorReply",
+    "Header",
+    "Heartbeat",
+    "Kind",
+    "Message",
+    "ModelHeader",
+    "Request",
+    "SkippedHeader",
+    "StartHeader",
+    "Statistics",
+    "VolumeMessage",
+]
+
+MAX_VOLUME_BYTES = 64 * 2**30
+
+Kind = Literal["restored", "raw"]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    v: Literal[1] = 1
+    """Version of the protocol; changes only when old clients would break."""
+    session: str
+    """Changes whenever the daemon starts."""
+
+
+class ModelHeader(BaseModel):
+    """Which model made a restored volume."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    name: str
+    """From the model's card."""
+    sha256: str
+    """Of the model file."""
+    precision: str
+    """float16, bfloat16 or float32."""
+    device: str
+    """Where it ran."""
+    tile: tuple[int, int, int]
+    """Tile shape (z, y, x); with another one the result differs slightly."""
+
+
+class Statistics(BaseModel):
+    """Of the voxels in this message, for contrast."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    min: float
+    """Smallest."""
+    max: float
+    """Largest."""
+    p0_1: float
+    """0.1st percentile."""
+    p99_9: float
+    """99.9th percentile."""
+
+
+class Header(_Message):
+    """What stands before the planes of a volume."""
+
+    htype: Literal["array-1.0"] = "array-1.0"
+    """Of the PSI family of array streams."""
+    type: Literal["uint8", "uint16", "float32"]
+    """numpy's name of the voxel type; little-endian."""
+    shape: tuple[int, int, int]
+    """[z, y, x]; z frames of y * x voxels follow."""
+    axes: Literal["ZYX"] = "ZYX"
+    """Order of `shape`."""
+    encoding: Literal["raw"] = "raw"
+    """How each plane is packed."""
+    kind: Kind
+    """Restored, or as the camera gave it."""
+    sequence: int = Field(ge=0)
+    """Counts the volumes of this position and channel in this session, from 0; a raw volume has the
+    number of its restored one."""
+    acquisition: str
+    """Name of the acquisition."""
+    position: str
+    """Name of the position."""
+    time: int
+    """Time point, from 0."""
+    channel: str
+    """Name of the channel."""
+    voxel_size_um: tuple[float, float, float] | None
+    """[z, y, x]; null when unknown."""
+    acquired_at: datetime | None
+    """When the first plane was exposed, UTC; null when the source doesn't know."""
+    received_at: datetime
+    """When the last plane reached the daemon, UTC."""
+    published_at: datetime
+    """When this message left, UTC."""
+    timing: dict[str, float] = {}
+    """Seconds per stage."""
+    model: ModelHeader | None = None
+    """Null for raw volumes."""
+    intensity: tuple[float, float] | None = None
+    """Raw counts that were 0 and 1 in front of the network."""
+    statistics: Statistics
+    """Of this volume's voxels."""
+
+    @model_validator(mode="after")
+    def _plausible_size(self) -> Self:
+        if min(self.shape) < 1:
+            raise ValueError(f"shape {self.shape}: each axis has at least one voxel")
+        if self.nbytes > MAX_VOLUME_BYTES:
+            raise ValueError(f"shape {self.shape}: more than {MAX_VOLUME_BYTES >> 30} GiB")
+        return self
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all planes."""
+        nz, ny, nx = self.shape
+        return nz * ny * nx * np.dtype(self.type).itemsize
+
+
+class SkippedHeader(_Message):
+    """A volume that was seen and not restored."""
+
+    acquisition: str
+    """Name of the acquisition."""
+    position: str
+    """Name of the position."""
+    time: int
+    """Time point."""
+    channel: str
+    """Name of the channel."""
+    reason: str
+    """In words."""
+    at: datetime
+    """When, UTC."""
+
+
+class StartHeader(_Message):
+    """An acquisition began."""
+
+    acquisition: str
+    """Its name."""
+    shape: tuple[int, int, int]
+    """[z, y, x] of each volume."""
+    type: str
+    """numpy's name of the raw voxel type."""
+    voxel_size_um: tuple[float, float, float] | None
+    """[z, y, x]; null when unknown."""
+    channels: tuple[str, ...]
+    """Names."""
+    positions: tuple[str, ...]
+    """Names."""
+    num_times: int | None
+    """Time points, where known."""
+    started_at: datetime
+    """UTC."""
+    origin: str = ""
+    """File or camera."""
+
+
+class EndHeader(_Message):
+    """An acquisition ended and all its volumes were published or skipped."""
+
+    acquisition: str
+    """Its name."""
+    reason: str
+    """finished, or why not."""
+    at: datetime
+    """UTC."""
+
+
+class Heartbeat(_Message):
+    """Once per second: the daemon lives, and how far each stream is."""
+
+    at: datetime
+    """UTC."""
+    sequences: dict[str, int]
+    """Last sequence of each topic."""
+    skipped: int = 0
+    """Volumes skipped in this session: a viewer that fell behind may have missed being told."""
+    running: tuple[str, ...] = ()
+    """Acquisitions that started and did not end yet; likewise."""
+
+
+class Request(BaseModel):
+    """What a client asks on the control port."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    get: Literal["latest", "sequence", "catalog", "status"]
+    """What is wanted."""
+    kind: Kind = "restored"
+    """Restored or raw."""
+    position: str = "0"
+    """Which stream."""
+    channel: str = ""
+    """Which stream."""
+    sequence: int = 0
+    """Which volume, for `get` "sequence"."""
+
+
+class ErrorReply(_Message):
+    """The control port's refusal."""
+
+    code: Literal["bad_request", "not_held", "internal"]
+    """For programs."""
+    message: str
+    """For people."""
+    held: tuple[int, ...] = ()
+    """Sequences of the stream that can be had."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VolumeMessage:
+    """A received volume.
+
+    Attributes
+    ----------
+    topic : str
+        As published.
+    header : Header
+        What it is.
+    data : ndarray, (Z, Y, X)
+        uint8, uint16 or float32; the receiver's own.
+    missed : int
+        Volumes of this stream that were published since the one before and not received.
+    """
+
+    topic: str
+    header: Header
+    data: NDArray[Any]
+    missed: int = 0
+
+
+Message = VolumeMessage | SkippedHeader | StartHeader | EndHeader | Heartbeat
