@@ -186,6 +186,11 @@ class Service:
             self._source_error = error
             logger.exception("the source died")
         finally:
+            # A source that died, or whose volumes nobody takes, leaves acquisitions without an end.
+            for acquisition in self._assembler.running:
+                self._end(
+                    AcquisitionEnd(acquisition, str(self._source_error or "the service ends"))
+                )
             inbox.close()
             self._mail.put("source")
 
@@ -198,9 +203,12 @@ class Service:
             case Plane():
                 self._add(event, inbox)
             case AcquisitionEnd():
-                self._skip_all(self._assembler.end(event.acquisition))
-                if self._outstanding.end(event):
-                    self._send(event)
+                self._end(event)
+
+    def _end(self, end: AcquisitionEnd) -> None:
+        self._skip_all(self._assembler.end(end.acquisition))
+        if self._outstanding.end(end):
+            self._send(end)
 
     def _add(self, plane: Plane, inbox: VolumeQueue[Volume]) -> None:
         for settled in self._assembler.add(plane):

@@ -146,9 +146,9 @@ def test_check_names_key_value_and_remedy_and_exits_with_2(old, new, expected, t
 
 def test_a_shipped_profile_counts_paths_from_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = live_restore("run", "watched-folder")
-    assert done.returncode == 3
-    assert str(tmp_path / "today") in done.stderr
+    done = live_restore("check", "watched-folder")
+    assert done.returncode == 2
+    assert str(tmp_path / "today") in done.stdout
 
 
 def test_the_shipped_profiles_are_listed():

@@ -62,6 +62,14 @@ def test_bfloat16_costs_less_than_a_tenth_of_a_decibel(noisy, restored):
     assert psnr(fast.data, truth) == pytest.approx(psnr(restored.data, truth), abs=0.1)
 
 
+def test_a_model_keeps_its_weights_whatever_precision_it_ran_in(tiny_model):
+    before = {name: tensor.clone() for name, tensor in tiny_model.network.state_dict().items()}
+    with RcanRestorer(tiny_model, "cpu", "bfloat16"):
+        pass
+    for name, tensor in tiny_model.network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
 def test_tiles_leave_no_seam(noisy, restored):
     with RcanRestorer(load_model("default"), "cpu", "float32", "float32", (12, 56, 56)) as restorer:
         tiled = restorer.restore(noisy)

@@ -99,7 +99,9 @@ def run(monkeypatch, tiny_model, tmp_path):
 
 
 def test_a_whole_run_over_real_sockets(tiny_model, endpoints, tmp_path):
-    profile = parse_profile(profile_text(tiny_model, endpoints, interval_s=0.5), tmp_path / "p.toml")
+    profile = parse_profile(
+        profile_text(tiny_model, endpoints, interval_s=0.5), tmp_path / "p.toml"
+    )
     with Subscriber(
         endpoints[0], ("restored", "raw"), control=endpoints[1], from_start=True
     ) as viewer:
@@ -266,9 +268,11 @@ def test_a_source_that_dies_ends_the_service_after_what_it_had_given(run):
             raise RuntimeError("camera unplugged")
 
     collector = Collector()
-    ok, _ = run({"a": collector}, source=Dying([INFO, *planes(0)]))
+    ok, _ = run({"a": collector}, source=Dying([INFO, *planes(0), *planes(1, 3)]))
     assert not ok
     assert len(collector.of(Restored)) == 1
+    assert [s.reason for s in collector.of(Skipped)] == ["1 of 4 planes are missing: 3"]
+    assert collector.items[-1] == AcquisitionEnd("run", "camera unplugged")
 
 
 def test_live_order_passes_over_old_volumes_of_a_source_that_cannot_wait(run, monkeypatch):

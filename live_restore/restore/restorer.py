@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -77,7 +78,8 @@ class RcanRestorer:
     def __enter__(self) -> Self:
         dtype = _DTYPES[self.precision]
         # PyTorch's channels-last layout is the fast one on tensor cores and on the processor.
-        self._network = channels_last(self.model.network.to(device=self.device, dtype=dtype))
+        network = copy.deepcopy(self.model.network)  # the model keeps its float32 weights
+        self._network = channels_last(network.to(device=self.device, dtype=dtype))
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
             free, _ = torch.cuda.mem_get_info(self.device)
@@ -99,7 +101,7 @@ class RcanRestorer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._network = self.model.network.to(device="cpu", dtype=torch.float32)
+        self._network = self.model.network
 
     @property
     def device_name(self) -> str:

@@ -48,6 +48,11 @@ class Assembler:
         self._open: dict[VolumeKey, _Open] = {}
         self._closed: dict[VolumeKey, None] = {}  # an ordered set of volumes that are over
 
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Acquisitions that started and did not end."""
+        return tuple(self._infos)
+
     def start(self, info: AcquisitionInfo) -> list[Skipped]:
         """Learn of an acquisition; starting one anew gives up what was open of it."""
         skipped = self.end(info.acquisition)
