@@ -94,6 +94,8 @@ class Folder:
                 f"folder {self._root}: can't be watched ({error}). Set polling = true in [source], "
                 "or raise the system's limit of watches"
             ) from error
+        if self._settings.existing == "ignore":
+            self._settled = {p: look for p in self._list() if (look := _Look.at(p))}
         return self
 
     def __exit__(
@@ -108,8 +110,6 @@ class Folder:
     def events(self, stop: StopSignal) -> Generator[Event, None, None]:
         """See `Source.events`; each file is an acquisition."""
         stop.call(lambda: self._touched.put(None))
-        if self._settings.existing == "ignore":
-            self._settled = {p: look for p in self._list() if (look := _Look.at(p))}
         logger.info("watching %s", self._root)
         next_scan = time.monotonic()
         while not stop.is_set():
