@@ -21,11 +21,14 @@ import zmq
 from live_restore import protocol
 from live_restore.errors import ProtocolError
 from live_restore.messages import (
+    Announcement,
     EndHeader,
+    Family,
     Header,
     Heartbeat,
     Kind,
     Message,
+    Preview,
     SkippedHeader,
     StartHeader,
     VolumeMessage,
@@ -33,11 +36,13 @@ from live_restore.messages import (
 from live_restore.protocol import topic_of
 
 __all__ = [
+    "Announcement",
     "Control",
     "EndHeader",
     "Header",
     "Heartbeat",
     "Message",
+    "Preview",
     "SkippedHeader",
     "StartHeader",
     "Subscriber",
@@ -157,6 +162,9 @@ class Subscriber:
         Which volumes.
     position, channel : str, optional
         Only these; `channel` needs `position`.
+    family : {"volume", "announce", "preview"}
+        Whole volumes; their headers alone, for viewers that ask `Control` for the latest whenever
+        they have drawn the one before; or three maximum projections, for slow links.
     control : str, optional
         Control port. With it, volumes that were missed are asked for and given in order.
     from_start : bool
@@ -178,13 +186,14 @@ class Subscriber:
         channel: str | None = None,
         control: str | None = None,
         from_start: bool = False,
+        family: Family = "volume",
     ) -> None:
         if channel is not None and position is None:
             raise ValueError("a channel can only be chosen together with its position")
         self.session: str | None = None
         self.missed = 0
         self._endpoint = endpoint
-        self._topics = [topic_of(f"volume/{kind}", position, channel) for kind in kinds]
+        self._topics = [topic_of(f"{family}/{kind}", position, channel) for kind in kinds]
         self._control = Control(control) if control else None
         self._from_start = from_start
         self._next: dict[str, int] = {}
@@ -257,13 +266,19 @@ class Subscriber:
         return self.volumes()
 
     def _take(self, message: Message) -> None:
-        session = message.header.session if isinstance(message, VolumeMessage) else message.session
+        session = (
+            message.header.session
+            if isinstance(message, VolumeMessage | Announcement | Preview)
+            else message.session
+        )
         if session != self.session:
             self.session = session
             self._next.clear()
         if isinstance(message, Heartbeat):
             for topic, last in message.sequences.items():
-                if any(topic.startswith(prefix) for prefix in self._topics):
+                # Announcements and previews are of the present: only volumes are fetched later.
+                is_ours = any(topic.startswith(prefix) for prefix in self._topics)
+                if is_ours and topic.startswith("volume/"):
                     self._catch_up(topic, last + 1)
         elif isinstance(message, VolumeMessage):
             number = message.header.sequence

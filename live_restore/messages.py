@@ -15,13 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "MAX_VOLUME_BYTES",
+    "Announcement",
     "EndHeader",
     "ErrorReply",
+    "Family",
     "Header",
     "Heartbeat",
     "Kind",
     "Message",
     "ModelHeader",
+    "Preview",
     "Request",
     "SkippedHeader",
     "StartHeader",
@@ -32,6 +35,10 @@ __all__ = [
 MAX_VOLUME_BYTES = 64 * 2**30
 
 Kind = Literal["restored", "raw"]
+"""Which of the two volumes."""
+
+Family = Literal["volume", "announce", "preview"]
+"""How much of it: all, the header alone, or three maximum projections."""
 
 
 class _Message(BaseModel):
@@ -247,4 +254,43 @@ class VolumeMessage:
     missed: int = 0
 
 
-Message = VolumeMessage | SkippedHeader | StartHeader | EndHeader | Heartbeat
+@dataclass(frozen=True, slots=True, eq=False)
+class Announcement:
+    """A volume is there to be asked for on the control port.
+
+    Attributes
+    ----------
+    topic : str
+        As published.
+    header : Header
+        The volume's.
+    """
+
+    topic: str
+    header: Header
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preview:
+    """The three maximum projections of a volume, for slow links.
+
+    Attributes
+    ----------
+    topic : str
+        As published.
+    header : Header
+        The volume's.
+    xy, xz, yz : ndarray, (Y, X), (Z, X), (Z, Y)
+        Maxima along z, y and x; the receiver's own.
+    """
+
+    topic: str
+    header: Header
+    xy: NDArray[Any]
+    xz: NDArray[Any]
+    yz: NDArray[Any]
+
+
+Message = (
+    VolumeMessage | Announcement | Preview | SkippedHeader | StartHeader | EndHeader | Heartbeat
+)

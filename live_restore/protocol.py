@@ -17,11 +17,13 @@ from pydantic import BaseModel, ValidationError
 
 from live_restore.errors import ProtocolError
 from live_restore.messages import (
+    Announcement,
     EndHeader,
     ErrorReply,
     Header,
     Heartbeat,
     Message,
+    Preview,
     Request,
     SkippedHeader,
     StartHeader,
@@ -33,6 +35,7 @@ __all__ = [
     "Frame",
     "decode",
     "encode",
+    "encode_preview",
     "encode_volume",
     "header_schema",
     "names_in_topic",
@@ -98,6 +101,13 @@ def encode_volume(topic: str, header: Header, data: NDArray[Any]) -> list[Frame]
     return [*encode(topic, header), *(memoryview(plane) for plane in wire)]
 
 
+def encode_preview(topic: str, header: Header, data: NDArray[Any]) -> list[Frame]:
+    """Frames of a volume's maximum projections, XY, XZ and YZ."""
+    dtype = data.dtype.newbyteorder("<")
+    maxima: list[Any] = [np.ascontiguousarray(data.max(axis=a), dtype=dtype) for a in range(3)]
+    return [*encode(topic, header), *(memoryview(image) for image in maxima)]
+
+
 def decode(frames: Sequence[bytes | memoryview], out: NDArray[Any] | None = None) -> Message:
     """The message in a list of frames.
 
@@ -122,6 +132,10 @@ def decode(frames: Sequence[bytes | memoryview], out: NDArray[Any] | None = None
     text = bytes(frames[1])
     if topic.startswith("volume/"):
         return _decode_volume(topic, _parse(topic, Header, text), frames[2:], out)
+    if topic.startswith("announce/"):
+        return Announcement(topic, _parse(topic, Header, text))
+    if topic.startswith("preview/"):
+        return _decode_preview(topic, _parse(topic, Header, text), frames[2:])
     for prefix, header in _HEADERS.items():
         if topic.startswith(prefix):
             return _parse(topic, header, text)
@@ -137,16 +151,34 @@ def _decode_volume(
     nz, ny, nx = header.shape
     if len(planes) != nz:
         raise ProtocolError(f"{topic}: {nz} planes announced, {len(planes)} came")
-    wire_dtype = np.dtype(header.type).newbyteorder("<")
-    expected = ny * nx * wire_dtype.itemsize
     if out is None or out.shape != header.shape or out.dtype != np.dtype(header.type):
         out = np.empty(header.shape, dtype=header.type)
     for z, plane in enumerate(planes):
-        size = memoryview(plane).nbytes
-        if size != expected:
-            raise ProtocolError(f"{topic}: plane {z} should have {expected} bytes, it has {size}")
-        out[z] = np.frombuffer(plane, dtype=wire_dtype).reshape(ny, nx)
+        out[z] = _image(f"{topic}: plane {z}", header, plane, (ny, nx))
     return VolumeMessage(topic, header, out)
+
+
+def _decode_preview(topic: str, header: Header, images: Sequence[bytes | memoryview]) -> Preview:
+    nz, ny, nx = header.shape
+    if len(images) != 3:
+        raise ProtocolError(f"{topic}: a preview has 3 projections, {len(images)} came")
+    shapes = ((ny, nx), (nz, nx), (nz, ny))
+    xy, xz, yz = (
+        _image(f"{topic}: {name}", header, image, shape).astype(header.type)
+        for name, image, shape in zip(("XY", "XZ", "YZ"), images, shapes, strict=True)
+    )
+    return Preview(topic, header, xy, xz, yz)
+
+
+def _image(
+    what: str, header: Header, frame: bytes | memoryview, shape: tuple[int, int]
+) -> NDArray[Any]:
+    """One frame as an image; a view of the frame."""
+    dtype = np.dtype(header.type).newbyteorder("<")
+    expected, size = shape[0] * shape[1] * dtype.itemsize, memoryview(frame).nbytes
+    if size != expected:
+        raise ProtocolError(f"{what} should have {expected} bytes, it has {size}")
+    return np.frombuffer(frame, dtype=dtype).reshape(shape)
 
 
 def _parse(topic: str, model: type[_M], text: bytes) -> _M:

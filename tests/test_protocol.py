@@ -88,6 +88,8 @@ GOOD = frames_of(np.arange(24, dtype="u2").reshape(2, 3, 4))
         pytest.param(spoil(GOOD, shape=[2, 2**20, 2**20]), "GiB", id="giant shape"),
         pytest.param(spoil(GOOD, encoding="pickle"), "encoding", id="encoding"),
         pytest.param([b"system/heartbeat/", b"[]"], "heartbeat", id="bad heartbeat"),
+        pytest.param([b"preview/raw/0/c/", *GOOD[1:]], "3 projections, 2 came", id="preview"),
+        pytest.param([b"preview/raw/0/c/", *GOOD[1:], b"x"], "XZ should have", id="projection"),
     ],
 )
 def test_a_malformed_message_is_refused_with_the_reason(frames, expected):

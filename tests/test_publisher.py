@@ -10,9 +10,11 @@ import pytest
 import zmq
 
 from live_restore.client import (
+    Announcement,
     Control,
     EndHeader,
     Heartbeat,
+    Preview,
     SkippedHeader,
     StartHeader,
     Subscriber,
@@ -97,6 +99,43 @@ def test_raw_volumes_are_made_only_for_who_wants_them(endpoints):
         publisher.send(make_restored())
         assert [m.header.kind for m in viewer.volumes(1)] == ["restored"]
         assert not any("raw" in topic for topic in publisher._sent)
+
+
+def test_a_viewer_may_be_told_only_and_ask_for_the_latest(endpoints):
+    with (
+        publishing(endpoints) as publisher,
+        Subscriber(endpoints[0], ("restored", "raw"), family="announce") as viewer,
+        Control(endpoints[1]) as control,
+    ):
+        wait_for_viewers(publisher, 2)
+        for time_point in range(3):
+            publisher.send(make_restored(time=time_point))
+        heard = [viewer.receive(5) for _ in range(7)]
+        told = [m for m in heard if isinstance(m, Announcement)]
+        assert [(m.header.kind, m.header.time) for m in told] == [
+            (kind, t) for t in range(3) for kind in ("restored", "raw")
+        ]
+        assert not any(topic.startswith("volume/") for topic in publisher._sent)
+        assert control.latest(told[-1].header.channel).header.time == 2
+        assert viewer.missed == 0
+
+
+def test_a_preview_is_three_maximum_projections(endpoints):
+    data = np.random.default_rng(0).integers(0, 60000, (3, 4, 5)).astype("u2")
+    with (
+        publishing(endpoints) as publisher,
+        Subscriber(endpoints[0], ("raw",), family="preview") as viewer,
+    ):
+        wait_for_viewers(publisher, 1)
+        publisher.send(make_restored(make_volume(data)))
+        previews = []
+        while not previews:
+            message = viewer.receive(5)
+            previews = [message] if isinstance(message, Preview) else []
+    np.testing.assert_array_equal(previews[0].xy, data.max(axis=0))
+    np.testing.assert_array_equal(previews[0].xz, data.max(axis=1))
+    np.testing.assert_array_equal(previews[0].yz, data.max(axis=2))
+    assert previews[0].header.shape == (3, 4, 5)
 
 
 def test_a_late_viewer_gets_the_latest_through_the_control_port(endpoints):

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from live_restore import messages, protocol
 from live_restore.errors import ProtocolError, SinkError
 from live_restore.interfaces import Item
-from live_restore.messages import Kind
+from live_restore.messages import Family, Kind
 from live_restore.profile import PublishSettings
 from live_restore.protocol import Frame, topic_of
 from live_restore.sinks.streams import Streams
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _FEWEST_WAITING, _MOST_WAITING = 2, 64
 _WAITING_BYTES = 64 * 2**20
 _HEARTBEAT_S = 1.0
+_KINDS: tuple[Kind, ...] = ("restored", "raw")
+_FAMILIES: tuple[Family, ...] = ("announce", "volume", "preview")
 _LARGEST_REQUEST = 64 * 1024  # bytes
 
 
@@ -99,9 +101,14 @@ class Publisher:
 
     @property
     def viewers(self) -> int:
-        """Subscriptions to volumes, about the number of viewers' streams."""
+        """Subscriptions to volumes, announcements and previews: one or more per viewer."""
         self._read_subscriptions()
-        return sum(n for topic, n in self._subscriptions.items() if _concerns(topic, b"volume/"))
+        families = [f"{family}/".encode() for family in _FAMILIES]
+        return sum(
+            count
+            for topic, count in tuple(self._subscriptions.items())
+            if any(_concerns(topic, family) for family in families)
+        )
 
     def send(self, item: Item) -> None:
         """Publish one item to whoever subscribed; never waits.
@@ -163,10 +170,12 @@ class Publisher:
     def _publish_volume(self, restored: Restored) -> None:
         self._read_subscriptions()
         sequence = self._streams.keep(restored)
-        for kind in ("restored", "raw"):
-            topic = topic_of(f"volume/{kind}", restored.key.position, restored.key.channel)
-            if self._is_wanted(topic):
-                frames = volume_frames(self.session, kind, sequence, restored)
+        for kind in _KINDS:
+            for family in _FAMILIES:
+                topic = topic_of(f"{family}/{kind}", restored.key.position, restored.key.channel)
+                if not self._is_wanted(topic):
+                    continue
+                frames = volume_frames(self.session, kind, sequence, restored, family)
                 with self._lock:
                     self._bound_waiting(restored.nbytes // 2)
                     self._data.send_multipart(frames, copy=False)
@@ -288,8 +297,10 @@ class Publisher:
         )
 
 
-def volume_frames(session: str, kind: Kind, sequence: int, restored: Restored) -> list[Frame]:
-    """Frames of a restored volume, or of the raw one beside it."""
+def volume_frames(
+    session: str, kind: Kind, sequence: int, restored: Restored, family: Family = "volume"
+) -> list[Frame]:
+    """Frames of a restored volume or of the raw one beside it: all, its header, or its preview."""
     is_raw = kind == "raw"
     data = restored.raw.data if is_raw else restored.data
     use = restored.model
@@ -320,8 +331,14 @@ def volume_frames(session: str, kind: Kind, sequence: int, restored: Restored) -
         intensity=None if is_raw else restored.intensity,
         statistics=_statistics(data),
     )
-    topic = topic_of(f"volume/{kind}", restored.key.position, restored.key.channel)
-    return protocol.encode_volume(topic, header, data)
+    topic = topic_of(f"{family}/{kind}", restored.key.position, restored.key.channel)
+    match family:
+        case "volume":
+            return protocol.encode_volume(topic, header, data)
+        case "preview":
+            return protocol.encode_preview(topic, header, data)
+        case "announce":
+            return protocol.encode(topic, header)
 
 
 def _statistics(data: NDArray[Any]) -> messages.Statistics:
