@@ -231,18 +231,20 @@ class Service:
     # --- restore thread ---
 
     def _restore(self, restorer: Restorer, volume: Volume) -> None:
-        restored = restorer.restore(volume)
+        try:
+            restored = restorer.restore(volume)
+        except LiveRestoreError as error:
+            # Understood, and this volume's own fault: however many there are, the next may be well.
+            self._skip(Skipped(volume.key, str(error)))
+            return
         self.counts["restored"] += 1
         logger.debug("%s: restored in %.3f s", volume.key, restored.timing_s["restoring"])
         self._send(restored)
         self._settle(volume.key)
 
     def _restore_failed(self, volume: Volume, error: Exception) -> None:
-        if isinstance(error, LiveRestoreError):
-            self._skip(Skipped(volume.key, str(error)))
-        else:
-            logger.error("%s: restoration failed", volume.key, exc_info=error)
-            self._skip(Skipped(volume.key, f"restoration failed: {type(error).__name__}: {error}"))
+        logger.error("%s: restoration failed", volume.key, exc_info=error)
+        self._skip(Skipped(volume.key, f"restoration failed: {type(error).__name__}: {error}"))
 
     def _after_restoring(self, inbox: VolumeQueue[Volume]) -> None:
         for volume in inbox.clear():  # only where the stage died

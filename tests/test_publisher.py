@@ -26,6 +26,8 @@ from live_restore.sinks.publisher import Publisher
 from live_restore.volume import AcquisitionEnd, Skipped, VolumeKey
 from tests.conftest import make_info, make_restored, make_volume, wait_for
 
+HEARTBEATS_S = 4.0  # in which at least one comes, also on a busy machine
+
 
 @contextmanager
 def publishing(endpoints, **settings):
@@ -164,7 +166,7 @@ def test_missed_volumes_are_fetched_and_given_in_order(endpoints):
         with Subscriber(endpoints[0], control=endpoints[1], from_start=True) as viewer:
             wait_for_viewers(publisher, 1)
             publisher.send(make_restored(time=3))
-            got = list(viewer.volumes(1.5))
+            got = list(viewer.volumes(HEARTBEATS_S))
             assert viewer.missed == 0
     assert [m.header.sequence for m in got] == [0, 1, 2, 3]
     for message in got:
@@ -178,10 +180,10 @@ def test_a_heartbeat_tells_of_a_volume_that_nothing_followed(endpoints):
             publisher.send(make_restored())
             next(probe.volumes(5))
         with Subscriber(endpoints[0], from_start=True) as without_control:
-            assert list(without_control.volumes(1.5)) == []
+            assert list(without_control.volumes(HEARTBEATS_S)) == []
             assert without_control.missed == 1
         with Subscriber(endpoints[0], control=endpoints[1], from_start=True) as viewer:
-            assert [m.header.sequence for m in viewer.volumes(1.5)] == [0]
+            assert [m.header.sequence for m in viewer.volumes(HEARTBEATS_S)] == [0]
 
 
 def test_the_history_is_bounded_in_bytes(endpoints):
@@ -206,7 +208,7 @@ def test_a_viewer_that_does_not_read_holds_little_and_holds_up_nobody(endpoints,
         for number in range(40):
             publisher.send(volume)
             assert next(viewer.volumes(10)).header.sequence == number
-        waited = list(stalled.volumes(1.5))
+        waited = list(stalled.volumes(HEARTBEATS_S))
     # High-water marks on both sides (64 MiB here, two volumes there), and the kernel's buffers.
     assert 1 <= len(waited) <= most
     assert len(waited) + stalled.missed == 40
@@ -321,7 +323,7 @@ def test_publishing_from_two_threads_loses_nothing(endpoints):
         threads = [threading.Thread(target=publish, args=(c,)) for c in ("a", "b")]
         for thread in threads:
             thread.start()
-        got = list(viewer.volumes(1.5))
+        got = list(viewer.volumes(HEARTBEATS_S))
         for thread in threads:
             thread.join()
     for channel in ("a", "b"):

@@ -156,6 +156,17 @@ def test_a_volume_that_fails_is_skipped_with_its_reason_and_the_rest_restored(ru
     assert service.counts["skipped"] == 2
 
 
+def test_no_number_of_bad_volumes_ends_the_service(run):
+    def fail(volume):
+        if volume.key.time < 8:
+            raise RestoreError("not finite")
+
+    collector = Collector()
+    ok, service = run({"a": collector}, FakeRestorer(fail), num_times=9)
+    assert ok
+    assert service.counts == {"seen": 18, "skipped": 16, "restored": 2}
+
+
 def test_failures_in_a_row_end_the_service_and_nothing_is_silent(run):
     def fail(volume):
         raise ValueError("always")
