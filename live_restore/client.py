@@ -19,7 +19,7 @@ from typing import Any, Self
 import zmq
 
 from live_restore import protocol
-from live_restore.errors import ProtocolError
+from live_restore.errors import NoAnswerError, ProtocolError
 from live_restore.messages import (
     Announcement,
     EndHeader,
@@ -141,7 +141,7 @@ class Control:
             socket.connect(self._endpoint)
             socket.send(protocol.to_json(request))
             if not socket.poll(int(self._timeout_s * 1000)):
-                raise ProtocolError(
+                raise NoAnswerError(
                     f"no answer from {self._endpoint} within {self._timeout_s:g} s: is the daemon "
                     "running, with a control port?"
                 )
@@ -297,7 +297,11 @@ class Subscriber:
             return 0
         lost = 0
         for number in range(start, until):
-            fetched = self._fetch(topic, number)
+            try:
+                fetched = self._fetch(topic, number)
+            except NoAnswerError:
+                lost += until - number  # nor would it answer for the rest
+                break
             if fetched is None:
                 lost += 1
             else:
@@ -313,5 +317,7 @@ class Subscriber:
         position, channel = protocol.names_in_topic(topic)
         try:
             return self._control.sequence(number, channel, position, kind)
+        except NoAnswerError:
+            raise
         except ProtocolError:
             return None  # counted as missed by the caller

@@ -3,6 +3,7 @@
 __all__ = [
     "LiveRestoreError",
     "ModelError",
+    "NoAnswerError",
     "ProfileError",
     "ProtocolError",
     "RestoreError",
@@ -37,3 +38,7 @@ class SinkError(LiveRestoreError):
 
 class ProtocolError(LiveRestoreError):
     """A message on the wire doesn't follow the protocol."""
+
+
+class NoAnswerError(ProtocolError):
+    """Nobody answered on the control port in time."""

@@ -216,8 +216,12 @@ class Service:
             self._outstanding.add(settled.key)
             if isinstance(settled, Skipped):
                 self._skip(settled)
-            else:
+                continue
+            try:
                 inbox.put(settled)
+            except QueueClosedError:
+                self._skip(Skipped(settled.key, "the service is ending, nothing restores it"))
+                raise
 
     def _skip_all(self, skipped: list[Skipped]) -> None:
         for one in skipped:

@@ -309,6 +309,24 @@ def test_no_daemon_is_said_in_words(endpoints):
         assert viewer.receive(0.1) is None
 
 
+def test_a_dead_control_port_is_waited_for_once(endpoints, monkeypatch):
+    asked = []
+    ask = Control._ask
+    monkeypatch.setattr(
+        Control, "_ask", lambda self, request: asked.append(1) or ask(self, request)
+    )
+    with Publisher(PublishSettings(endpoint=endpoints[0], control=None)) as publisher:
+        for time_point in range(20):
+            publisher.send(make_restored(time=time_point))
+        with Subscriber(endpoints[0], control=endpoints[1], from_start=True) as viewer:
+            viewer._control._timeout_s = 0.2
+            wait_for_viewers(publisher, 1)
+            publisher.send(make_restored(time=20))
+            message = next(viewer.volumes(10))
+    assert (message.header.time, message.missed, viewer.missed) == (20, 20, 20)
+    assert len(asked) == 1
+
+
 def test_publishing_from_two_threads_loses_nothing(endpoints):
     with (
         publishing(endpoints) as publisher,

@@ -54,6 +54,17 @@ def test_whole_numbers_are_the_rounded_restoration(noisy, restored):
     assert np.abs(whole.data - restored.data).max() <= 0.51
 
 
+@pytest.mark.parametrize(
+    ("counts", "dtype", "warned"), [(30, "uint16", 1), (30, "float32", 0), (3000, "uint16", 0)]
+)
+def test_rounding_away_a_dim_signal_is_warned_of_once(counts, dtype, warned, tiny_model, caplog):
+    data = np.random.default_rng(0).integers(100, 100 + counts, (4, 16, 16)).astype("u2")
+    with RcanRestorer(tiny_model, "cpu", output_dtype=dtype) as restorer:
+        for _ in range(3):
+            restorer.restore(make_volume(data))
+    assert len([r for r in caplog.records if "rounding" in r.getMessage()]) == warned
+
+
 def test_bfloat16_costs_less_than_a_tenth_of_a_decibel(noisy, restored):
     truth = MICROSCOPE.truth(0, "nuclei")
     with RcanRestorer(load_model("default"), "cpu", "bfloat16", "float32") as restorer:

@@ -263,6 +263,23 @@ def planes(time_point, count=4):
 INFO = AcquisitionInfo("run", (4, 8, 8), np.dtype("u2"), None, ("c",))
 
 
+def test_a_volume_that_finds_the_inbox_closed_is_skipped_and_counted(run, monkeypatch):
+    """The source is made to wait with a volume in its hand when the restore stage dies."""
+
+    def fail(volume):
+        time.sleep(0.02)
+        raise ValueError("always")
+
+    monkeypatch.setattr(service_module, "_MB", 0.3)  # room for a volume of 512 bytes
+    source = Scripted([INFO, *(p for t in range(50) for p in planes(t)), AcquisitionEnd("run")])
+    source.is_durable = True
+    collector = Collector()
+    ok, service = run({"a": collector}, FakeRestorer(fail), source=source)
+    assert not ok
+    assert service.counts["seen"] == service.counts["skipped"] == len(collector.of(Skipped))
+    assert any("nothing restores it" in s.reason for s in collector.of(Skipped))
+
+
 def test_an_incomplete_stack_is_announced_as_skipped(run):
     collector = Collector()
     source = Scripted([INFO, *planes(0), *planes(1, 2), AcquisitionEnd("run")])

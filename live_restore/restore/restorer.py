@@ -33,6 +33,8 @@ _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torc
 _CPU_BUDGET_BYTES = 2**28
 _CUDA_BUDGET_SHARE = 0.5  # of the memory that is free at start
 _LIVE_TENSORS = 6  # feature tensors alive at once in eager inference, workspaces included
+# Rounding to whole counts cost 2.6 dB at a width of about 20 counts, 0.3 dB at 33 (simulated nuclei).
+_FEWEST_COUNTS_TO_ROUND = 64
 _DEEPEST_TILE = {"cpu": 32, "cuda": 64}
 _NARROWEST_TILE, _WIDEST_TILE = 96, 1024
 
@@ -73,6 +75,7 @@ class RcanRestorer:
         self.output_dtype = output_dtype
         self._tile_zyx = tile_zyx
         self._budget = _CPU_BUDGET_BYTES
+        self._warned_of_rounding = False
         self._network = model.network
 
     def __enter__(self) -> Self:
@@ -181,6 +184,8 @@ class RcanRestorer:
         nz, ny, nx = raw.shape
         tiles = self.plan((nz, ny, nx))
         out = np.empty(raw.shape, dtype=self.output_dtype)
+        if out.dtype == np.uint16 and span.width < _FEWEST_COUNTS_TO_ROUND:
+            self._warn_of_rounding(span.width)
 
         def one(where: tuple[slice, slice, slice]) -> NDArray[np.float32]:
             return self._restore_tile(span.normalise(raw[where]))
@@ -197,6 +202,15 @@ class RcanRestorer:
             out[:, rows] = counts
         out.flags.writeable = False
         return out, (span.low, span.high)
+
+    def _warn_of_rounding(self, width: float) -> None:
+        if not self._warned_of_rounding:
+            self._warned_of_rounding = True
+            logger.warning(
+                "the raw signal spans only %.0f counts: rounding the restored one to whole counts "
+                "loses detail; choose float32 (output_dtype in [model], or --dtype)",
+                width,
+            )
 
     def _restore_tile(self, tile: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():

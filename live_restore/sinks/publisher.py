@@ -171,11 +171,16 @@ class Publisher:
         self._read_subscriptions()
         sequence = self._streams.keep(restored)
         for kind in _KINDS:
-            for family in _FAMILIES:
-                topic = topic_of(f"{family}/{kind}", restored.key.position, restored.key.channel)
-                if not self._is_wanted(topic):
-                    continue
-                frames = volume_frames(self.session, kind, sequence, restored, family)
+            topics = {
+                family: topic_of(f"{family}/{kind}", restored.key.position, restored.key.channel)
+                for family in _FAMILIES
+            }
+            wanted = {f: topic for f, topic in topics.items() if self._is_wanted(topic)}
+            if not wanted:
+                continue
+            header, data = _described(self.session, kind, sequence, restored)
+            for family, topic in wanted.items():
+                frames = _frames(family, topic, header, data)
                 with self._lock:
                     self._bound_waiting(restored.nbytes // 2)
                     self._data.send_multipart(frames, copy=False)
@@ -211,7 +216,7 @@ class Publisher:
             self._data.send_multipart(protocol.encode("system/heartbeat/", beat))
 
     def _is_wanted(self, topic: str) -> bool:
-        return any(_concerns(prefix, topic.encode()) for prefix in tuple(self._subscriptions))
+        return any(topic.encode().startswith(prefix) for prefix in tuple(self._subscriptions))
 
     def _read_subscriptions(self) -> None:
         with self._lock:
@@ -297,10 +302,27 @@ class Publisher:
         )
 
 
-def volume_frames(
-    session: str, kind: Kind, sequence: int, restored: Restored, family: Family = "volume"
-) -> list[Frame]:
-    """Frames of a restored volume or of the raw one beside it: all, its header, or its preview."""
+def volume_frames(session: str, kind: Kind, sequence: int, restored: Restored) -> list[Frame]:
+    """Frames of a restored volume, or of the raw one beside it."""
+    header, data = _described(session, kind, sequence, restored)
+    topic = topic_of(f"volume/{kind}", restored.key.position, restored.key.channel)
+    return _frames("volume", topic, header, data)
+
+
+def _frames(family: Family, topic: str, header: messages.Header, data: NDArray[Any]) -> list[Frame]:
+    match family:
+        case "volume":
+            return protocol.encode_volume(topic, header, data)
+        case "preview":
+            return protocol.encode_preview(topic, header, data)
+        case "announce":
+            return protocol.encode(topic, header)
+
+
+def _described(
+    session: str, kind: Kind, sequence: int, restored: Restored
+) -> tuple[messages.Header, NDArray[Any]]:
+    """The header and the voxels of the restored or the raw volume."""
     is_raw = kind == "raw"
     data = restored.raw.data if is_raw else restored.data
     use = restored.model
@@ -331,14 +353,7 @@ def volume_frames(
         intensity=None if is_raw else restored.intensity,
         statistics=_statistics(data),
     )
-    topic = topic_of(f"{family}/{kind}", restored.key.position, restored.key.channel)
-    match family:
-        case "volume":
-            return protocol.encode_volume(topic, header, data)
-        case "preview":
-            return protocol.encode_preview(topic, header, data)
-        case "announce":
-            return protocol.encode(topic, header)
+    return header, data
 
 
 def _statistics(data: NDArray[Any]) -> messages.Statistics:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def train(
         simulate_volume(config.simulation, rng).astype(np.float16)
         for _ in range(config.simulation.num_volumes)
     ]
-    _fit(network, _batches(config, volumes, rng), config, device, on_progress)
+    with closing(_batches(config, volumes, rng)) as batches:
+        _fit(network, batches, config, device, on_progress)
     quality = _validate(network, config, device)
     card = ModelCard(
         name=config.card.name,
@@ -125,7 +127,7 @@ def _fit(
 
 def _batches(
     config: TrainConfig, volumes: list[NDArray[np.float16]], rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Endless batches, exposed ahead of the optimiser by one thread."""
     with ThreadPoolExecutor(1, "exposing") as ahead:
         waiting = ahead.submit(_batch, config, volumes, rng)
