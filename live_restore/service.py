@@ -147,6 +147,9 @@ class Service:
                 self._stop.set()
             elif word is not None:
                 running.discard(word)
+                if not running & {"source", "restore"}:  # either may still have something to tell
+                    for stage in self._sink_stages.values():
+                        stage.queue.close()
             if self._stop.is_set() and deadline == math.inf:
                 deadline = time.monotonic() + self._profile.queue.shutdown_s
             if time.monotonic() > deadline:
@@ -254,8 +257,6 @@ class Service:
         for volume in inbox.clear():  # only where the stage died
             self._skip(Skipped(volume.key, "the restore stage has ended"))
         self._stop.set()
-        for stage in self._sink_stages.values():
-            stage.queue.close()
         self._mail.put("restore")
 
     # --- sink threads, and what all use ---
