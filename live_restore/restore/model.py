@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from live_restore.errors import ModelError
 from live_restore.restore.rcan import RCAN3D
@@ -18,6 +20,7 @@ from live_restore.restore.rcan import RCAN3D
 __all__ = ["Architecture", "Model", "ModelCard", "Normalisation", "load_model", "save_model"]
 
 _CARD_KEY = "live_restore.card"
+_STATISTICS = "statistics."
 
 
 class _Card(BaseModel):
@@ -58,6 +61,32 @@ class Normalisation(_Card):
     """Percentile of the raw volume that becomes 1."""
     epsilon: float = Field(1e-6, gt=0)
     """Added to the width."""
+    target: Literal["input", "own"] = "input"
+    """Whose percentiles normalised the ground truth in training: the raw volume's ("input": the output
+    is in the raw volume's units) or its own ("own", as published: the output is fitted to the raw
+    volume by least squares to give counts)."""
+
+
+class TrainingStatistics(_Card):
+    """What the model was shown, measured on patches that it never learned from.
+
+    The measurements themselves lie beside the weights as tensors, a row per patch:
+    ``statistics.pooled`` (mean and log standard deviation of each channel in front of each channel
+    attention), ``statistics.signal`` and ``statistics.spectrum`` (log power of the restored patch by
+    spatial frequency, lateral then axial).
+    """
+
+    patch_zyx: tuple[int, int, int]
+    """Shape of the patches; the pooled activations hold for this shape only."""
+    num_patches: int = Field(ge=1)
+    """How many were measured."""
+    photoelectrons: tuple[float, float] | None = None
+    """Signal per voxel in the patches' bright structures, 1st to 99th percentile; none when the
+    camera's gain wasn't known."""
+    signal_to_noise: tuple[float, float]
+    """Standard deviation of the restored patch over that of what was removed, 1st to 99th percentile."""
+    sharpness: tuple[float, float]
+    """Spectral centroid of the restored patches in the plane, in cycles per voxel, 1st to 99th percentile."""
 
 
 class ModelCard(_Card):
@@ -70,13 +99,17 @@ class ModelCard(_Card):
     architecture: Architecture
     """The network's size."""
     normalisation: Normalisation = Normalisation()
-    """How its input was normalised in training. Its output is in the same unit as its input."""
+    """How its input was normalised in training, and whose unit its output is in."""
     voxel_size_um: tuple[float, float, float] | None = None
     """Voxel size ``(z, y, x)`` it was trained for; none if it was trained for many."""
     training_data: str
     """In words: specimens, microscope, doses, number of volumes."""
     quality: dict[str, float] = {}
     """Measured on volumes it never saw; the name says what and in which unit."""
+    statistics: TrainingStatistics | None = None
+    """What it was shown; none for imported models."""
+    source: str | None = None
+    """Where an imported model came from: format and file name."""
     licence: str
     """Of the weights."""
 
@@ -94,9 +127,19 @@ class Model:
         Of the file, hexadecimal.
     path : pathlib.Path
         Where it came from.
+    statistics : dict of str to Tensor
+        Described by ``card.statistics``, names without their prefix; empty if there is none.
     """
 
-    def __init__(self, card: ModelCard, network: RCAN3D, sha256: str, path: Path) -> None:
+    def __init__(
+        self,
+        card: ModelCard,
+        network: RCAN3D,
+        sha256: str,
+        path: Path,
+        statistics: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.statistics = dict(statistics or {})
         self.card = card
         self.network = network
         self.sha256 = sha256
@@ -108,8 +151,14 @@ def build_network(architecture: Architecture) -> RCAN3D:
     return RCAN3D(**architecture.model_dump())
 
 
-def save_model(path: Path, network: RCAN3D, card: ModelCard) -> None:
-    """Write weights (float16) and card to one file, whole or not at all.
+def save_model(
+    path: Path,
+    network: RCAN3D,
+    card: ModelCard,
+    statistics: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write weights and card to one file, whole or not at all.
 
     Parameters
     ----------
@@ -119,8 +168,14 @@ def save_model(path: Path, network: RCAN3D, card: ModelCard) -> None:
         Fits ``card.architecture``.
     card : ModelCard
         Stored as JSON in the file's metadata.
+    statistics : mapping of str to Tensor, optional
+        What ``card.statistics`` describes.
+    dtype : torch.dtype
+        Of the weights in the file: float16, or float32 where a model must stay as it came.
     """
-    weights = {k: v.detach().cpu().half().contiguous() for k, v in network.state_dict().items()}
+    tensors = {k: v.detach().cpu().to(dtype) for k, v in network.state_dict().items()}
+    tensors |= {_STATISTICS + k: v.detach().cpu().half() for k, v in (statistics or {}).items()}
+    weights = {k: v.contiguous() for k, v in tensors.items()}
     part = path.with_name(path.name + ".part")
     part.write_bytes(save(weights, metadata={_CARD_KEY: card.model_dump_json()}))
     part.replace(path)
@@ -148,7 +203,13 @@ def load_model(path: str | Path) -> Model:
     card = read_card(file)
     network = build_network(card.architecture)
     with safe_open(file, framework="pt") as tensors:
-        weights = {name: tensors.get_tensor(name).float() for name in tensors.keys()}  # noqa: SIM118
+        found_tensors = {k: tensors.get_tensor(k).float() for k in tensors.keys()}  # noqa: SIM118
+    statistics = {
+        k.removeprefix(_STATISTICS): v
+        for k, v in found_tensors.items()
+        if k.startswith(_STATISTICS)
+    }
+    weights = {k: v for k, v in found_tensors.items() if not k.startswith(_STATISTICS)}
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     wrong = sorted(
@@ -168,7 +229,7 @@ def load_model(path: str | Path) -> Model:
         )
     network.load_state_dict(weights)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Model(card, network.eval(), digest, file)
+    return Model(card, network.eval(), digest, file, statistics)
 
 
 def read_card(file: Path) -> ModelCard:

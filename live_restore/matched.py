@@ -1,0 +1,1 @@
+"""Matched low- and high-dose volumes."""
