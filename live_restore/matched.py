@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
-from scipy.signal.windows import tukey
 
 from live_restore.errors import ProfileError, SourceError
+from live_restore.registration import measure_shift
 from live_restore.sources.tiff_stack import TIFF_SUFFIXES, TiffStack
 from live_restore.volume import VolumeKey, VoxelSize
 
 __all__ = [
+    "FIELD_OF_VIEW",
     "MatchedFiles",
     "MatchedPair",
     "check_registration",
@@ -32,6 +32,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+FIELD_OF_VIEW = r"(?i)^(.*?)(?:(?:^|[/ _.-]+)t(?:ime)?(?:point)?[_-]?\d+(?:[ _.-]+c(?:h(?:annel)?)?[_-]?\d+)?)?$"
+"""What of a file's name is its field of view: all but a time token at its end (``_t012``, ``-T3``,
+``_time05``, also ``_t012_c1``)."""
+
 _LOW_WORDS = "low lr lowres lowsnr lowdose raw noisy noise input source bad"
 _HIGH_WORDS = (
     "high hr highres highsnr highdose gt truth groundtruth ground clean target good ref reference"
@@ -39,18 +43,7 @@ _HIGH_WORDS = (
 _WORDS = frozenset(f"{_LOW_WORDS} {_HIGH_WORDS} snr dose exposure".split())
 _LISTED = 10
 _VOXEL_TOLERANCE = 0.01
-_TIME_TOKEN = (
-    r"^(.*?)(?:^|[/ _.-]+)t(?:ime)?(?:point)?[_-]?\d+(?:[ _.-]+c(?:h(?:annel)?)?[_-]?\d+)?$"  # noqa: S105
-)
-
-# Chosen on simulated specimens, 24 x 128 x 128 voxels, at 3 and 10 photons against 100: plain
-# correlation stayed within 0.1 voxel where phase correlation lost the peak.
-_SMOOTHING_VOXELS = 1.0
-_BACKGROUND_VOXELS = 8.0
-_LARGEST_MEASURED_ZYX = (64, 512, 512)
-_FEWEST_SIGMAS = 8.0  # unrelated noise stays below 7.5
 _ALARMING_VOXELS = 0.5
-_PASSES = 2  # the windows pull the first estimates towards no shift, by a tenth of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +141,7 @@ def match_folders(low: Path, high: Path) -> list[MatchedFiles]:
 
 def read_pairs(
     files: Iterable[MatchedFiles],
-    field_pattern: str | None = None,
+    field_pattern: str = FIELD_OF_VIEW,
     voxel_size_um: VoxelSize | None = None,
 ) -> Iterator[MatchedPair]:
     """Each volume of each file, one per position, time and channel, read when it is asked for.
@@ -157,7 +150,7 @@ def read_pairs(
     ----------
     files : iterable of MatchedFiles
         From `match_folders`.
-    field_pattern : str, optional
+    field_pattern : str
         See `field_of_view`. Positions within a file are fields of view of their own.
     voxel_size_um : tuple of float, optional
         ``(z, y, x)`` for files that don't say theirs.
@@ -194,17 +187,17 @@ def read_pairs(
                 yield MatchedPair(" ".join(name), " ".join(where), low_data, high_data, voxel, one)
 
 
-def field_of_view(name: str, pattern: str | None = None) -> str:
+def field_of_view(name: str, pattern: str = FIELD_OF_VIEW) -> str:
     """The field of view that a file's name belongs to.
 
     Parameters
     ----------
     name : str
         From `MatchedFiles`.
-    pattern : str, optional
-        Regular expression with one group, searched in `name`; the group is the field of view. By
-        default a trailing time token (``_t012``, ``-T3``, ``_time05``, also ``_t012_c1``) is left
-        out, so that time points of one field never lie on both sides of a split.
+    pattern : str
+        Regular expression with one group, searched in `name`; the group is the field of view, the
+        folder itself (``.``) if it is empty. The default, `FIELD_OF_VIEW`, keeps the time points of
+        one field on one side of a split.
 
     Raises
     ------
@@ -213,9 +206,6 @@ def field_of_view(name: str, pattern: str | None = None) -> str:
     SourceError
         `pattern` isn't found in `name`.
     """
-    if pattern is None:
-        match = re.search(_TIME_TOKEN, name, re.IGNORECASE)
-        return (match[1] or ".") if match else name
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -230,36 +220,7 @@ def field_of_view(name: str, pattern: str | None = None) -> str:
     match = expression.search(name)
     if match is None or match[1] is None:
         raise SourceError(f"{name}: the field of view pattern {pattern!r} isn't found in this name")
-    return str(match[1])
-
-
-def measure_shift(low: NDArray[Any], high: NDArray[Any]) -> tuple[float, float, float]:
-    """How far `high` lies from `low`, in voxels.
-
-    Plain cross-correlation of the volumes, smoothed, without their background, windowed, with a
-    parabola through the peak; then again on the part that both show, with `high` moved back.
-
-    Parameters
-    ----------
-    low, high : ndarray, (Z, Y, X)
-        Same shape, any real dtype; not modified. Of large volumes the liveliest part is used.
-
-    Returns
-    -------
-    tuple of float
-        ``(z, y, x)``: what lies at ``p`` in `low` lies at ``p + shift`` in `high`. NaN where no
-        peak stands out of the noise.
-    """
-    part = _liveliest_part(high)
-    low, high = low[part], high[part]
-    shift, sigmas = _correlation_peak(low, high)
-    if sigmas < _FEWEST_SIGMAS:
-        return (float("nan"),) * 3
-    for _ in range(_PASSES):
-        rest, _ = _correlation_peak(*_overlap(low, high, shift))
-        z, y, x = (before + one for before, one in zip(shift, rest, strict=True))
-        shift = z, y, x
-    return shift
+    return match[1] or "."
 
 
 def check_registration(pair: MatchedPair) -> tuple[float, float, float]:
@@ -390,62 +351,3 @@ def _check_finite(path: Path, name: str, data: NDArray[Any]) -> None:
         raise SourceError(
             f"{path}: {wrong} of {data.size} voxels of {name} aren't finite numbers; replace them"
         )
-
-
-def _liveliest_part(volume: NDArray[Any]) -> tuple[slice, slice, slice]:
-    """A part small enough to transform in seconds, where the volume varies most."""
-    places = []
-    for n, most in zip(volume.shape, _LARGEST_MEASURED_ZYX, strict=True):
-        starts = sorted({*range(0, max(n - most, 0) + 1, most // 2), max(n - most, 0)})
-        places.append([slice(start, min(start + most, n)) for start in starts])
-    parts = [(z, y, x) for z in places[0] for y in places[1] for x in places[2]]
-    if len(parts) == 1:
-        return parts[0]
-    return max(parts, key=lambda part: float(np.std(volume[part][:, ::4, ::4])))
-
-
-def _overlap(
-    low: NDArray[Any], high: NDArray[Any], shift: tuple[float, float, float]
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """What both show, `high` moved back by `shift`."""
-    steps = [
-        max(-(n // 2), min(n // 2, round(one))) for one, n in zip(shift, low.shape, strict=True)
-    ]
-    sides = list(zip(steps, low.shape, strict=True))
-    part = high[tuple(slice(max(s, 0), n + min(s, 0)) for s, n in sides)]
-    rest = [step - one for step, one in zip(steps, shift, strict=True)]
-    moved = ndimage.shift(part.astype(np.float32), rest, order=3, mode="nearest")
-    return low[tuple(slice(max(-s, 0), n - max(s, 0)) for s, n in sides)], moved
-
-
-def _correlation_peak(
-    low: NDArray[Any], high: NDArray[Any]
-) -> tuple[tuple[float, float, float], float]:
-    """Where two volumes correlate best, and how many standard deviations that stands out."""
-    spectrum = np.conj(fft.rfftn(_flattened(low))) * fft.rfftn(_flattened(high))
-    correlation = fft.irfftn(spectrum, s=low.shape)
-    peak = np.unravel_index(int(correlation.argmax()), correlation.shape)
-    shift = []
-    for axis, n in enumerate(correlation.shape):
-        line = np.moveaxis(correlation, axis, 0)[(slice(None), *np.delete(peak, axis))]
-        before, at, after = (float(line[(peak[axis] + step) % n]) for step in (-1, 0, 1))
-        curvature = before - 2 * at + after
-        offset = 0.5 * (before - after) / curvature if curvature < 0 else 0.0
-        shift.append(float(peak[axis] - n * (peak[axis] > n // 2)) + offset)
-    spread = float(correlation.std())
-    z, y, x = shift
-    return (z, y, x), float(correlation[peak]) / spread if spread > 0 else 0.0
-
-
-def _flattened(volume: NDArray[Any]) -> NDArray[np.float32]:
-    """Structures of a few voxels, without background, fading towards the edges; hot pixels cut off."""
-    data = np.minimum(volume, np.percentile(volume, 99.9)).astype(np.float32)
-    wide = [min(_BACKGROUND_VOXELS, n / 4) for n in data.shape]
-    data = ndimage.gaussian_filter(data, _SMOOTHING_VOXELS, mode="nearest") - (
-        ndimage.gaussian_filter(data, wide, mode="nearest")
-    )
-    data -= data.mean()
-    for axis, n in enumerate(data.shape):
-        window = tukey(n + 2, 0.5)[1:-1].astype(np.float32)
-        data *= np.expand_dims(window, [one for one in range(3) if one != axis])
-    return data
