@@ -13,13 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["CONVENTION", "affine_to_truth", "normalise_truth", "nrmse", "psnr", "ssim", "ssim_map"]
+__all__ = [
+    "CONVENTION",
+    "FEWEST_PLANES_3D",
+    "affine_fit",
+    "affine_to_truth",
+    "normalise_truth",
+    "nrmse",
+    "psnr",
+    "ssim",
+    "ssim_map",
+]
 
 CONVENTION = (
     "PSNR with range 1 = percentiles 2 to 99.9 of the truth; SSIM 3D, Gaussian sigma 1.5 in 11 taps; "
     "each volume fitted affinely to the truth first"
 )
 """What to print beside each figure."""
+
+FEWEST_PLANES_3D = 11
+"""Volumes of fewer planes get the mean of their planes' SSIM."""
 
 Volume = NDArray[np.floating] | NDArray[np.integer]
 
@@ -30,8 +43,8 @@ def normalise_truth(truth: Volume) -> NDArray[np.float64]:
     return np.asarray((np.asarray(truth, dtype=np.float64) - low) / max(high - low, 1e-6))
 
 
-def affine_to_truth(image: Volume, truth: Volume) -> NDArray[np.float64]:
-    """``a * image + b`` with a and b of least squares against `truth`; a flat image gives b.
+def affine_fit(image: Volume, truth: Volume) -> tuple[float, float]:
+    """Gain and offset that bring `image` closest to `truth` by least squares; gain 0 for a flat image.
 
     Raises
     ------
@@ -42,10 +55,22 @@ def affine_to_truth(image: Volume, truth: Volume) -> NDArray[np.float64]:
         raise ValueError(f"image {image.shape} and truth {truth.shape} differ in shape")
     x = np.asarray(image, dtype=np.float64)
     y = np.asarray(truth, dtype=np.float64)
-    x_mean, y_mean = x.mean(), y.mean()
-    variance = np.mean((x - x_mean) ** 2)
-    a = np.mean((x - x_mean) * (y - y_mean)) / variance if variance > 0 else 0.0
-    return np.asarray(a * (x - x_mean) + y_mean)
+    x_mean, y_mean = float(x.mean()), float(y.mean())
+    variance = float(np.mean((x - x_mean) ** 2))
+    gain = float(np.mean((x - x_mean) * (y - y_mean))) / variance if variance > 0 else 0.0
+    return gain, y_mean - gain * x_mean
+
+
+def affine_to_truth(image: Volume, truth: Volume) -> NDArray[np.float64]:
+    """``gain * image + offset`` of `affine_fit`.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ.
+    """
+    gain, offset = affine_fit(image, truth)
+    return np.asarray(gain * np.asarray(image, dtype=np.float64) + offset)
 
 
 def psnr(image: Volume, truth: Volume) -> float:
@@ -84,7 +109,7 @@ def ssim_map(image: Volume, truth: Volume) -> NDArray[np.float64]:
     """Structural similarity at each voxel, ``(Z, Y, X)``; `ssim` is its mean."""
     reference = normalise_truth(truth)
     fitted = affine_to_truth(image, reference)
-    sigma = (1.5 if truth.shape[0] >= 11 else 0.0, 1.5, 1.5)
+    sigma = (1.5 if truth.shape[0] >= FEWEST_PLANES_3D else 0.0, 1.5, 1.5)
 
     def local(x: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(ndimage.gaussian_filter(x, sigma, radius=5))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 from scipy.signal.windows import tukey
 
-__all__ = ["measure_shift"]
+__all__ = ["liveliest_part", "measure_shift"]
 
 # Chosen on simulated specimens, 24 x 128 x 128 voxels, at 3 and 10 photons against 100: plain
 # correlation stayed within 0.1 voxel where phase correlation lost the peak.
@@ -37,7 +37,7 @@ def measure_shift(low: NDArray[Any], high: NDArray[Any]) -> tuple[float, float, 
         ``(z, y, x)``: what lies at ``p`` in `low` lies at ``p + shift`` in `high`. NaN where no
         peak stands out of the noise.
     """
-    part = _liveliest_part(high)
+    part = liveliest_part(high, _LARGEST_MEASURED_ZYX)
     low, high = low[part], high[part]
     shift, sigmas = _correlation_peak(low, high)
     if sigmas < _FEWEST_SIGMAS:
@@ -49,10 +49,12 @@ def measure_shift(low: NDArray[Any], high: NDArray[Any]) -> tuple[float, float, 
     return shift
 
 
-def _liveliest_part(volume: NDArray[Any]) -> tuple[slice, slice, slice]:
-    """A part small enough to transform in seconds, where the volume varies most."""
+def liveliest_part(
+    volume: NDArray[Any], largest_zyx: tuple[int, int, int]
+) -> tuple[slice, slice, slice]:
+    """Where a volume varies most: a part of at most `largest_zyx` voxels, all of a small volume."""
     places = []
-    for n, most in zip(volume.shape, _LARGEST_MEASURED_ZYX, strict=True):
+    for n, most in zip(volume.shape, largest_zyx, strict=True):
         starts = sorted({*range(0, max(n - most, 0) + 1, most // 2), max(n - most, 0)})
         places.append([slice(start, min(start + most, n)) for start in starts])
     parts = [(z, y, x) for z in places[0] for y in places[1] for x in places[2]]

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from live_restore import __version__
-from live_restore.cli import check, demo, listen, profiles, restore, run, train
+from live_restore.cli import check, demo, evaluate, listen, profiles, restore, run, train
 from live_restore.errors import LiveRestoreError, ProfileError
 
 __all__ = ["build_parser", "main"]
 
-_COMMANDS = (demo, profiles, check, run, listen, restore, train)
+_COMMANDS = (demo, profiles, check, run, listen, restore, evaluate, train)
 
 
 def build_parser() -> argparse.ArgumentParser:
