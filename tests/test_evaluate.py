@@ -227,7 +227,9 @@ def test_a_picture_shows_each_volume(tmp_path, voxel):
 
 
 def test_the_picture_touches_no_global_state():
-    check = "import sys, live_restore.evaluate.picture; sys.exit('matplotlib.pyplot' in sys.modules)"
+    check = (
+        "import sys, live_restore.evaluate.picture; sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_command"]
 
+_WIDTH = 120  # of tables in a file or a pipe
+
 
 def add_command(commands: Any) -> None:
     """Add this command to the parser's."""
@@ -80,6 +82,8 @@ def _run(options: argparse.Namespace) -> int:
     files = match_folders(options.low, options.high)
     psf = read_psf(options.psf) if options.psf else None
     console = Console(stderr=options.json)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH)
     with RcanRestorer(
         load_model(options.model), options.device, options.precision, "float32"
     ) as restorer:
@@ -194,13 +198,14 @@ def _print(console: Console, scores: list[Score], summaries: list[Summary]) -> N
 
 
 def _volumes(scores: list[Score], methods: list[str]) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="PSNR dB / SSIM of each volume", title_justify="left")
-    table.add_column("volume")
+    table = Table(title="PSNR dB / SSIM of each volume", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("volume", overflow="fold")
     for method in methods:
-        table.add_column(method, justify="right")
+        table.add_column(method, justify="right", overflow="fold")
     for row in zip(*(iter(scores),) * len(methods), strict=True):
         table.add_row(
             escape(row[0].volume), *(f"{one.psnr_db:.2f} / {one.ssim:.3f}" for one in row)
@@ -209,12 +214,13 @@ def _volumes(scores: list[Score], methods: list[str]) -> Table:
 
 
 def _means(summaries: list[Summary]) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title="means over volumes", title_justify="left")
-    table.add_column("method")
+    table = Table(title="means over volumes", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("method", overflow="fold")
     for name in ("PSNR dB", "gain over raw dB", "SSIM", "gain over raw", "NRMSE"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for one in summaries:
         gains = one.gains
         table.add_row(

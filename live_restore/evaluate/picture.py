@@ -25,7 +25,7 @@ __all__ = ["MOST_ROWS", "Row", "draw"]
 MOST_ROWS = 4
 """Volumes in one picture."""
 
-_PANEL, _GAP, _TITLE, _CAPTION = 2.9, 0.06, 0.5, 0.35  # inches
+_PANEL, _GAP, _TITLE, _CAPTION = 2.9, 0.06, 0.5, 0.46  # inches
 _TALLEST = 4.5
 _DPI = 140
 _COLUMNS = ("raw", "restored", "truth", "|restored - truth|, same scale")
