@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from live_restore.restore.intensity import measure_range, percentiles
+from live_restore.restore.intensity import LinearFit, measure_range, percentiles
 
 
 @given(
@@ -45,3 +45,27 @@ def test_a_flat_volume_is_not_blown_up(value):
     volume = np.full((2, 3, 4), value, "u2")
     normalised = measure_range(volume, 2, 99.9).normalise(volume)
     assert np.abs(normalised).max() == 0
+
+
+def test_a_fit_from_parts_is_the_fit_of_the_whole():
+    rng = np.random.default_rng(0)
+    values = rng.random((6, 20, 30)).astype(np.float32)
+    # A small spread on a large offset, as of a camera's counts.
+    counts = (60000 + 20 * values + rng.normal(0, 1, values.shape)).astype(np.float32)
+    fit = LinearFit()
+    for rows in (slice(0, 7), slice(7, 20)):
+        fit.add(values[:, rows], counts[:, rows])
+    expected = np.polyfit(values.ravel().astype(float), counts.ravel().astype(float), 1)
+    np.testing.assert_allclose(fit.line(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("gain", [-1.0, 0.0])
+def test_no_line_is_fitted_to_what_does_not_rise(gain):
+    values = np.random.default_rng(0).random((2, 5, 5)).astype(np.float32)
+    fit = LinearFit()
+    assert fit.line() is None
+    fit.add(values, gain * values)
+    assert fit.line() is None
+    flat = LinearFit()
+    flat.add(np.full_like(values, 0.3), values)
+    assert flat.line() is None

@@ -1,10 +1,12 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from live_restore.errors import RestoreError
 from live_restore.quality import psnr
-from live_restore.restore.model import load_model
+from live_restore.restore.model import Model, Normalisation, load_model
 from live_restore.restore.restorer import RcanRestorer, choose_device, largest_tile
 from live_restore.simulation import SimulatedMicroscope
 from tests.conftest import make_volume
@@ -122,11 +124,93 @@ def test_counts_beyond_sixteen_bits_are_clipped(tiny_model):
 def test_nan_in_the_raw_volume_is_a_restore_error(tiny_model):
     data = np.ones((3, 8, 8), "f4")
     data[1, 2, 3] = np.nan
-    with (
-        RcanRestorer(tiny_model, "cpu") as restorer,
-        pytest.raises(RestoreError, match="finite"),
-    ):
-        restorer.restore(make_volume(data))
+    for model in (tiny_model, as_published(tiny_model)):
+        with (
+            RcanRestorer(model, "cpu") as restorer,
+            pytest.raises(RestoreError, match="finite"),
+        ):
+            restorer.restore(make_volume(data))
+
+
+def as_published(model, gain=1.0, offset=0.0):
+    """The model as if its targets had been normalised on their own, its output moved affinely."""
+    network = copy.deepcopy(model.network)
+    with torch.no_grad():
+        network.tail.weight *= gain
+        network.tail.bias.mul_(gain).add_(gain - 1 + 2 * offset)  # around its 0.5 x + 0.5
+    normalisation = model.card.normalisation.model_copy(update={"target": "own"})
+    card = model.card.model_copy(update={"normalisation": normalisation})
+    return Model(card, network, model.sha256, model.path)
+
+
+def restore_whole(model, data, dtype="float32", **settings):
+    with RcanRestorer(model, "cpu", "float32", dtype, **settings) as restorer:
+        return restorer.restore(make_volume(data)).data
+
+
+@pytest.fixture(scope="module")
+def own_unit(noisy, tiny_model):
+    """A small model whose output rises with the raw counts, in a unit of its own."""
+    out = restore_whole(tiny_model, noisy.data).ravel()
+    sign = np.sign(np.corrcoef(out, noisy.data.ravel())[0, 1])
+    return as_published(tiny_model, float(sign))
+
+
+def test_a_network_in_units_of_its_own_still_restores(noisy):
+    out = restore_whole(as_published(load_model("default")), noisy.data)
+    assert (
+        psnr(out, MICROSCOPE.truth(0, "nuclei"))
+        > psnr(noisy.data, MICROSCOPE.truth(0, "nuclei")) + 4
+    )
+
+
+@pytest.mark.parametrize("tile_zyx", [None, (12, 56, 56)])
+def test_a_network_in_units_of_its_own_is_fitted_to_the_raw_counts(noisy, own_unit, tile_zyx):
+    out = restore_whole(own_unit, noisy.data, tile_zyx=tile_zyx).astype(float)
+    # Least squares keeps the mean (up to float32), and leaves nothing that a line could explain.
+    assert out.mean() == pytest.approx(noisy.data.mean(dtype=float), rel=1e-5)
+    slope, offset = np.polyfit(out.ravel(), noisy.data.ravel().astype(float), 1)
+    assert slope == pytest.approx(1, abs=1e-3)
+    assert offset == pytest.approx(0, abs=float(1e-3 * out.mean()))
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(0.01, 0.0), (3.0, -2.0), (100.0, 40.0)])
+def test_the_fit_takes_any_unit_of_the_networks_output(noisy, own_unit, gain, offset):
+    plain = restore_whole(own_unit, noisy.data)
+    moved = restore_whole(as_published(own_unit, gain, offset), noisy.data)
+    # float32 keeps seven digits; offset and the network's small spread cost up to four of them.
+    np.testing.assert_allclose(moved, plain, atol=1e-3 * np.ptp(plain))
+
+
+def test_fitted_whole_numbers_are_the_rounded_fit(noisy, own_unit):
+    whole = restore_whole(own_unit, noisy.data, "uint16")
+    assert whole.dtype == np.uint16
+    assert not whole.flags.writeable
+    assert np.abs(whole - restore_whole(own_unit, noisy.data)).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("gain", "is_flat"),
+    [
+        pytest.param(1.0, True, id="flat volume"),
+        pytest.param(-1.0, False, id="anticorrelated"),
+        pytest.param(0.0, False, id="constant output"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_what_cannot_be_fitted_falls_back_to_the_raw_range_with_one_warning(
+    gain, is_flat, dtype, noisy, own_unit, caplog
+):
+    data = np.full((4, 20, 20), 700, "u2") if is_flat else noisy.data
+    model = as_published(own_unit, gain)
+    card = model.card.model_copy(update={"normalisation": Normalisation(target="input")})
+    with RcanRestorer(model, "cpu", "float32", dtype) as restorer:
+        for _ in range(2):
+            out = restorer.restore(make_volume(data)).data
+    warnings = [r.getMessage() for r in caplog.records if "can't be fitted" in r.getMessage()]
+    assert len(warnings) == 1
+    as_input = restore_whole(Model(card, model.network, model.sha256, model.path), data, dtype)
+    np.testing.assert_allclose(out, as_input, rtol=1e-5, atol=1e-3)
 
 
 def test_half_precision_on_the_processor_is_refused(tiny_model):

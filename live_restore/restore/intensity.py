@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IntensityRange", "measure_range", "percentiles"]
+__all__ = ["IntensityRange", "LinearFit", "measure_range", "percentiles"]
 
 _FLOAT_SAMPLES = 4_000_000
+_FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,42 @@ class IntensityRange:
     def counts(self, normalised: NDArray[np.float32]) -> NDArray[np.float32]:
         """The way back: normalised float32 to counts, float32."""
         return np.asarray(normalised * np.float32(self.width) + np.float32(self.low))
+
+
+class LinearFit:
+    """Least squares of ``counts = gain * values + offset``, from sums over parts as they come.
+
+    The values are the regressor: noise in the counts doesn't bias the gain.
+    """
+
+    def __init__(self) -> None:
+        self._origin: tuple[float, float] | None = None
+        self._sums = np.zeros(5)  # number, values, counts, values squared, values times counts
+
+    def add(self, values: NDArray[np.float32], counts: NDArray[Any]) -> None:
+        """Take in one more part: two arrays of the same shape ``(Z, Y, X)``, not modified."""
+        if self._origin is None:
+            # Sums about a point within the data keep their digits when the spread is small.
+            self._origin = float(values[0].mean(dtype=float)), float(counts[0].mean(dtype=float))
+        for value_plane, count_plane in zip(values, counts, strict=True):
+            v = value_plane.astype(np.float64).ravel() - self._origin[0]
+            c = count_plane.astype(np.float64).ravel() - self._origin[1]
+            self._sums += (v.size, v.sum(), c.sum(), np.dot(v, v), np.dot(v, c))
+
+    def line(self) -> tuple[float, float] | None:
+        """Gain and offset; none where the values are flat, or don't rise with the counts."""
+        if self._origin is None:
+            return None
+        n, v, c, vv, vc = self._sums
+        variance, covariance = vv / n - (v / n) ** 2, vc / n - (v / n) * (c / n)
+        # What float32 can't tell from a constant has no slope.
+        resolution = _FLOAT32_STEP * (abs(self._origin[0]) + abs(v / n))
+        if not variance > resolution**2:
+            return None
+        gain = covariance / variance
+        if not (np.isfinite(gain) and gain > 0):
+            return None
+        return float(gain), float(self._origin[1] + c / n - gain * (self._origin[0] + v / n))
 
 
 def percentiles(volume: NDArray[Any], q: tuple[float, ...]) -> tuple[float, ...]:

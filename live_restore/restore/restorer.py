@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from live_restore.errors import RestoreError
-from live_restore.restore.intensity import measure_range
+from live_restore.restore.intensity import IntensityRange, LinearFit, measure_range
 from live_restore.restore.model import Model
 from live_restore.restore.rcan import RCAN3D
 from live_restore.restore.tiling import Tiles, blend, plan_tiles
@@ -76,6 +77,7 @@ class RcanRestorer:
         self._tile_zyx = tile_zyx
         self._budget = _CPU_BUDGET_BYTES
         self._warned_of_rounding = False
+        self._warned_of_fit = False
         self._network = model.network
 
     def __enter__(self) -> Self:
@@ -190,18 +192,59 @@ class RcanRestorer:
         def one(where: tuple[slice, slice, slice]) -> NDArray[np.float32]:
             return self._restore_tile(span.normalise(raw[where]))
 
-        for rows, band in blend(tiles, one):
-            counts = span.counts(band)
-            if not np.isfinite(counts).all():
-                raise RestoreError(
-                    f"the network gave values that aren't finite numbers in {self.precision}: "
-                    'set precision = "float32" in [model], and check the raw data for NaN'
-                )
+        for rows, counts in self._in_counts(raw, span, blend(tiles, one)):
             if out.dtype == np.uint16:
                 np.clip(np.rint(counts, out=counts), 0, 65535, out=counts)
             out[:, rows] = counts
         out.flags.writeable = False
         return out, (span.low, span.high)
+
+    def _in_counts(
+        self,
+        raw: NDArray[Any],
+        span: IntensityRange,
+        bands: Iterable[tuple[slice, NDArray[np.float32]]],
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """The network's output in counts, band by band.
+
+        A network whose targets were normalised by the input's percentiles gives them directly. One
+        whose targets were normalised by their own gives an unknown unit: its output is kept until
+        the line that fits it to the raw volume is known.
+        """
+        if self.model.card.normalisation.target == "input":
+            for rows, band in bands:
+                yield rows, self._finite(span.counts(band))
+            return
+        fit = LinearFit()
+        whole = np.empty(raw.shape, dtype=np.float32)
+        for rows, band in bands:
+            fit.add(self._finite(band), raw[:, rows])
+            whole[:, rows] = band
+        line = fit.line()
+        if line is None:
+            self._warn_of_fit()
+            line = span.width, span.low
+        whole *= np.float32(line[0])
+        whole += np.float32(line[1])
+        yield slice(None), self._finite(whole)
+
+    def _finite(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not np.isfinite(values).all():
+            raise RestoreError(
+                f"the network gave values that aren't finite numbers in {self.precision}: "
+                'set precision = "float32" in [model], and check the raw data for NaN'
+            )
+        return values
+
+    def _warn_of_fit(self) -> None:
+        if not self._warned_of_fit:
+            self._warned_of_fit = True
+            logger.warning(
+                "model %s gave a volume that doesn't rise with the raw one (a flat volume, or not "
+                "what it was trained for): its intensities can't be fitted to counts; the raw "
+                "volume's percentiles are used instead",
+                self.model.card.name,
+            )
 
     def _warn_of_rounding(self, width: float) -> None:
         if not self._warned_of_rounding:
