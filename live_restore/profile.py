@@ -58,6 +58,13 @@ def _from_profile_folder(path: Path, info: ValidationInfo) -> Path:
     return path if folder is None or path.is_absolute() else Path(folder) / path
 
 
+def _model_from_profile_folder(path: Path, info: ValidationInfo) -> Path:
+    """A bare name with no file of that name beside the profile stays a name, to be looked up."""
+    file = _from_profile_folder(path, info)
+    is_name = len(path.parts) == 1 and not path.name.endswith(".safetensors")
+    return path if is_name and not file.is_file() else file
+
+
 def _known_endpoint(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     if parts.scheme == "ipc" and (parts.netloc or parts.path):
@@ -79,6 +86,7 @@ def _known_endpoint(endpoint: str) -> str:
 
 
 ProfilePath = Annotated[Path, AfterValidator(_from_profile_folder)]
+ModelPath = Annotated[Path, AfterValidator(_model_from_profile_folder)]
 Endpoint = Annotated[str, AfterValidator(_known_endpoint)]
 Voxel = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
@@ -179,8 +187,9 @@ SourceSettings = Annotated[
 class ModelSettings(_Table):
     """What restores."""
 
-    path: ProfilePath = Path("default")
-    """A .safetensors file, or "default" for the one that comes with the program."""
+    path: ModelPath = Path("default")
+    """A .safetensors file, the name of one in your model folder (see live-restore models), or
+    "default" for the one that comes with the program."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """"cuda", "cuda:1", "cpu", or "auto": a GPU where there is one."""
     precision: Literal["auto", "float16", "bfloat16", "float32"] = "auto"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +14,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from live_restore.errors import ModelError
+from live_restore.restore.model_folder import find_model, shipped_model
 from live_restore.restore.rcan import RCAN3D
 
-__all__ = ["Architecture", "Model", "ModelCard", "Normalisation", "load_model", "save_model"]
+__all__ = [
+    "Architecture",
+    "Model",
+    "ModelCard",
+    "Normalisation",
+    "load_model",
+    "save_model",
+    "shipped_model",
+]
 
 _CARD_KEY = "live_restore.card"
 _STATISTICS = "statistics."
@@ -110,6 +118,8 @@ class ModelCard(_Card):
     """What it was shown; none for imported models."""
     source: str | None = None
     """Where an imported model came from: format and file name."""
+    citation: str | None = None
+    """What to cite, as the imported package asks."""
     licence: str
     """Of the weights."""
 
@@ -187,19 +197,15 @@ def load_model(path: str | Path) -> Model:
     Parameters
     ----------
     path : str or pathlib.Path
-        A ``.safetensors`` file written by `save_model`, or ``"default"`` for the shipped one.
+        A ``.safetensors`` file written by `save_model`, the name of one in the user's model folder,
+        or ``"default"`` for the shipped one.
 
     Raises
     ------
     ModelError
         No such file, not a model of this program, or weights that don't fit their card.
     """
-    file = shipped_model() if str(path) == "default" else Path(path)
-    if not file.is_file():
-        raise ModelError(
-            f'model {file}: no such file. Give the path of a .safetensors file, or "default" for '
-            "the model that comes with live_restore"
-        )
+    file = find_model(path)
     card = read_card(file)
     network = build_network(card.architecture)
     with safe_open(file, framework="pt") as tensors:
@@ -262,8 +268,3 @@ def read_card(file: Path) -> ModelCard:
             f"model {file}: its card is not valid at {where!r}: {first['msg']}. It may come from a "
             "newer version of live_restore"
         ) from error
-
-
-def shipped_model() -> Path:
-    """Where the default model lies."""
-    return Path(str(files("live_restore") / "models" / "default.safetensors"))
