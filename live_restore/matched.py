@@ -27,6 +27,7 @@ __all__ = [
     "field_of_view",
     "match_folders",
     "measure_shift",
+    "read_folder",
     "read_pairs",
 ]
 
@@ -174,17 +175,42 @@ def read_pairs(
             field = field_of_view(one.name, field_pattern)
             halves = zip(_volumes(low), _volumes(high), strict=True)
             for (key, low_data), (_, high_data) in halves:
-                name, where = [one.name], [field]
-                if len(info.positions) > 1:
-                    name.append(f"position {key.position}")
-                    where.append(f"position {key.position}")
-                if low.num_times > 1:
-                    name.append(f"time {key.time}")
-                if len(info.channels) > 1:
-                    name.append(key.channel)
-                _check_finite(one.low, " ".join(name), low_data)
-                _check_finite(one.high, " ".join(name), high_data)
-                yield MatchedPair(" ".join(name), " ".join(where), low_data, high_data, voxel, one)
+                name, where = _names(one.name, field, low, key)
+                _check_finite(one.low, name, low_data)
+                _check_finite(one.high, name, high_data)
+                yield MatchedPair(name, where, low_data, high_data, voxel, one)
+
+
+def read_folder(
+    folder: Path, field_pattern: str = FIELD_OF_VIEW
+) -> Iterator[tuple[str, str, NDArray[Any], VoxelSize | None]]:
+    """Each volume of each TIFF file below a folder, read when it is asked for.
+
+    Yields
+    ------
+    name, field_of_view : str
+        As in `MatchedPair`.
+    volume : ndarray, (Z, Y, X)
+        Camera counts, read-only.
+    voxel_size_um : tuple of float or None
+        ``(z, y, x)``, where the file knows it.
+
+    Raises
+    ------
+    SourceError
+        The folder is missing or empty, a file can't be read, or a voxel isn't finite.
+    ProfileError
+        `field_pattern` can't be used.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"folder {folder}: no such folder")
+    for name, path in _files(folder).items():
+        with TiffStack(path, name) as stack:
+            field = field_of_view(name, field_pattern)
+            for key, data in _volumes(stack):
+                label, where = _names(name, field, stack, key)
+                _check_finite(path, label, data)
+                yield label, where, data, stack.info.voxel_size_um
 
 
 def field_of_view(name: str, pattern: str = FIELD_OF_VIEW) -> str:
@@ -248,14 +274,32 @@ def check_registration(pair: MatchedPair) -> tuple[float, float, float]:
     return shift
 
 
-def _files(folder: Path, without: Path) -> dict[str, Path]:
+def _names(name: str, field: str, stack: TiffStack, key: VolumeKey) -> tuple[str, str]:
+    """What a volume of a file is called, and its field of view."""
+    info = stack.info
+    names, where = [name], [field]
+    if len(info.positions) > 1:
+        names.append(f"position {key.position}")
+        where.append(f"position {key.position}")
+    if stack.num_times > 1:
+        names.append(f"time {key.time}")
+    if len(info.channels) > 1:
+        names.append(key.channel)
+    return " ".join(names), " ".join(where)
+
+
+def _files(folder: Path, without: Path | None = None) -> dict[str, Path]:
     """TIFF files below a folder by name: their relative path without suffix."""
-    nested = without.resolve()
+    nested = without.resolve() if without else None
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in TIFF_SUFFIXES or not path.is_file():
             continue
-        if nested.is_relative_to(folder.resolve()) and path.resolve().is_relative_to(nested):
+        if (
+            nested
+            and nested.is_relative_to(folder.resolve())
+            and path.resolve().is_relative_to(nested)
+        ):
             continue
         relative = path.relative_to(folder)
         stem = re.sub(r"(?i)\.ome$", "", relative.stem)
