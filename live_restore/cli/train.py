@@ -50,7 +50,8 @@ def add_command(commands: Any) -> None:
         default="auto",
         help='the published sizes, or "tiny"; auto is default on a GPU, tiny without',
     )
-    folders.add_argument("--epochs", type=int, default=100, help="of 256 steps (default 100)")
+    folders.add_argument("--epochs", type=int, default=100, help="validations (default 100)")
+    folders.add_argument("--steps-per-epoch", type=int, default=256, help="(default 256)")
     folders.add_argument("--name", help="of the model; otherwise the output's")
     folders.add_argument("--seed", type=int, default=1)
     parser.set_defaults(run=_run)
@@ -141,7 +142,7 @@ def _config(options: argparse.Namespace, device: str) -> TrainConfig:
         },
         "network": _NETWORKS[network],
         "pairs": {"low": options.low, "high": options.high},
-        "schedule": {"epochs": options.epochs},
+        "schedule": {"epochs": options.epochs, "steps_per_epoch": options.steps_per_epoch},
     }
     return check_config(table, "command line")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ __all__ = ["SimulatedOrigin", "draw_camera", "expose_pair", "simulate_volume"]
 VALIDATION_PHOTONS = (5.0, 10.0, 20.0)
 """Photons per voxel in the bright structures of held-out volumes, each volume at each dose."""
 
+_LEAST_CONTRAST = 0.1  # of 1, the brightness of a volume's bright structures
 _MIX = (1, 1, 1, 2, 2, 3)  # how many kinds of specimen share a volume
 
 
@@ -41,13 +44,16 @@ class SimulatedOrigin:
     @cached_property
     def volumes(self) -> list[NDArray[np.float16]]:
         """Noise-free volumes with their bright structures near 1."""
-        return self._simulate(0, self._settings.num_volumes)
+        with ThreadPoolExecutor(os.cpu_count(), "simulating") as workers:
+            return list(workers.map(partial(self._simulate, 0), range(self._settings.num_volumes)))
 
     @cached_property
     def held_out(self) -> list[HeldOut]:
         """Each held-out specimen at each of `VALIDATION_PHOTONS`."""
         out = []
-        for index, rate in enumerate(self._simulate(1, self._settings.num_validation)):
+        for index, rate in enumerate(
+            itertools.islice(self.lively(), self._settings.num_validation)
+        ):
             rng = np.random.default_rng([self._seed, 2, index])
             for photons in VALIDATION_PHOTONS:
                 camera = draw_camera(self._settings, rng)
@@ -56,6 +62,15 @@ class SimulatedOrigin:
                 )
                 out.append(HeldOut(f"{photons:g}_photons", str(index), pair))
         return out
+
+    def lively(self) -> Iterator[NDArray[np.float16]]:
+        """Endless held-out volumes that show something.
+
+        A field of view with nothing in it (a few in a hundred) teaches what nothing looks like, but
+        can't be scored.
+        """
+        rates = (self._simulate(1, index) for index in itertools.count())
+        return (rate for rate in rates if np.ptp(rate) > _LEAST_CONTRAST)
 
     def draw(self, patches: Patches, rng: np.random.Generator) -> Patch:
         """A patch of a volume at a dose and with a camera drawn from the settings."""
@@ -80,13 +95,9 @@ class SimulatedOrigin:
             f"{s.read_noise_electrons[1]:g} electrons. No real specimen."
         )
 
-    def _simulate(self, part: int, count: int) -> list[NDArray[np.float16]]:
-        def one(index: int) -> NDArray[np.float16]:
-            rng = np.random.default_rng([self._seed, part, index])
-            return simulate_volume(self._settings, rng).astype(np.float16)
-
-        with ThreadPoolExecutor(os.cpu_count(), "simulating") as workers:
-            return list(workers.map(one, range(count)))
+    def _simulate(self, part: int, index: int) -> NDArray[np.float16]:
+        rng = np.random.default_rng([self._seed, part, index])
+        return simulate_volume(self._settings, rng).astype(np.float16)
 
 
 def simulate_volume(settings: SimulatedPairs, rng: np.random.Generator) -> NDArray[np.float32]:

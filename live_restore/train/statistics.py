@@ -14,7 +14,7 @@ from live_restore.train.pairs import HeldOut, Origin, Pair, cut_patch
 
 __all__ = ["log_spectrum", "measure_statistics", "pooled_activations", "spectral_centroid"]
 
-_NUM_PATCHES = 256
+_NUM_PATCHES = 128
 _LATERAL_BINS, _AXIAL_BINS = 16, 8
 
 
