@@ -150,6 +150,7 @@ def _mixed(path):
     ("make", "expected"),
     [
         pytest.param(lambda p: p.write_bytes(b""), "empty", id="empty"),
+        pytest.param(lambda p: p.write_bytes(b"II"), "not a readable TIFF", id="two bytes"),
         pytest.param(lambda p: p.write_text("hello"), "not a readable TIFF", id="text"),
         pytest.param(lambda p: p.write_bytes(b"II*\0" + b"\0" * 50), "no image", id="header only"),
         pytest.param(_rgb, "RGB", id="photo"),

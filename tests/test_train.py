@@ -14,7 +14,13 @@ import torch
 from live_restore.errors import ModelError, ProfileError, RestoreError
 from live_restore.restore.model import Normalisation, load_model
 from live_restore.simulation import Camera
-from live_restore.train.config import SimulatedPairs, TrainConfig, check_config, load_config
+from live_restore.train.config import (
+    Schedule,
+    SimulatedPairs,
+    TrainConfig,
+    check_config,
+    load_config,
+)
 from live_restore.train.loop import Training, TrainingStoppedError, learning_rate, measure_loss
 from live_restore.train.origins import open_origin
 from live_restore.train.simulated import SimulatedOrigin
@@ -248,7 +254,7 @@ def test_high_dose_stacks_and_a_camera_are_enough(folders, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"loss": "mae", "decay": "published", "average": 0, "clip_norm": 0}, id="as published"),
+        pytest.param({"loss": "mae", "decay": "published", "average": 0, "clip_norm": 0, "balance": False}, id="as published"),
         pytest.param({"loss": "charbonnier", "optimiser": "adamw"}, id="other loss and optimiser"),
         pytest.param({"precision": "bfloat16"}, id="bfloat16"),
     ],
@@ -281,12 +287,26 @@ def test_the_cosine_starts_warm_and_ends_at_zero(config):
 
 
 def test_the_loss_is_in_units_of_the_truths_contrast():
+    plain = Schedule(balance=False)
     truth = torch.rand(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     error = 0.1 * torch.ones_like(truth)
-    one = measure_loss(truth + error, truth, torch.tensor([2.0, 2.0]), "mse")
-    half = measure_loss(truth / 2 + error / 2, truth / 2, torch.tensor([1.0, 1.0]), "mse")
+    one = measure_loss(truth + error, truth, torch.tensor([2.0, 2.0]), plain)
+    half = measure_loss(truth / 2 + error / 2, truth / 2, torch.tensor([1.0, 1.0]), plain)
     assert one.item() == pytest.approx(0.05**2, rel=1e-4)
     assert half.item() == pytest.approx(one.item(), rel=1e-4)
+
+
+def test_no_patch_outweighs_the_others_in_a_balanced_loss():
+    truth = torch.zeros(2, 1, 4, 8, 8)
+    restored = torch.ones_like(truth, requires_grad=True)
+    scale = torch.tensor([1.0, 100.0]).view(2, 1, 1, 1, 1)
+    weights = []
+    for balance in (False, True):
+        loss = measure_loss(restored * scale, truth, torch.ones(2), Schedule(balance=balance))
+        (gradient,) = torch.autograd.grad(loss, restored)
+        mild, wild = gradient.abs().sum((1, 2, 3, 4)).tolist()
+        weights.append(wild / mild)
+    assert weights == pytest.approx([1e4, 1], rel=1e-3)
 
 
 def test_a_loss_that_explodes_ends_the_run_with_advice(config, tmp_path):

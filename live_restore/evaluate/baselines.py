@@ -130,8 +130,8 @@ def richardson_lucy(
 def total_variation(noisy: NDArray[Any], truth: NDArray[Any]) -> Filtered:
     """The best total variation denoising (Chambolle, scikit-image): weight and tolerance of PSNR's choice.
 
-    On plain counts: on stacks thinned to 3 and to 10 photons this was 0.1 to 2 dB better than after
-    variance stabilisation.
+    On plain counts: on most stacks thinned to 3 and to 10 photons this was 0.1 to 2 dB better than after
+    variance stabilisation (on one of three, with one tolerance, 0.5 dB worse).
 
     Parameters
     ----------

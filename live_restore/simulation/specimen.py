@@ -49,6 +49,9 @@ class Specimen:
         Factor on all lengths: 1 for the structures of a single cell.
     is_confined : bool
         Only inside of some cells, with nothing around them.
+    grain : float
+        Contrast (standard deviation of the logarithm) of structure too fine for the grid: voxel by voxel,
+        before the blur.
     """
 
     kind: str
@@ -56,6 +59,7 @@ class Specimen:
     crowding: float = 1.0
     size: float = 1.0
     is_confined: bool = False
+    grain: float = 0.0
 
     def density(self, grid: Grid, time_s: float = 0.0) -> NDArray[np.float32]:
         """Fluorophores per voxel in arbitrary units.
@@ -82,4 +86,6 @@ class Specimen:
         density = _KINDS[self.kind](grid, rng, self.crowding, time_s)
         if self.is_confined:
             density = density * textures.cell_mask(grid, rng, time_s)
+        if self.grain:
+            density = density * np.exp(self.grain * rng.standard_normal(grid.shape_zyx))
         return density.astype(np.float32)

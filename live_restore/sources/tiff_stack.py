@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ class TiffStack:
         with _Complaints() as complaints:
             try:
                 self._tiff = tifffile.TiffFile(path)
-            except (tifffile.TiffFileError, ValueError, OSError) as error:
+            except (tifffile.TiffFileError, ValueError, OSError, struct.error) as error:
                 raise SourceError(f"{path}: not a readable TIFF file ({error})") from error
             try:
                 self._open(acquisition, voxel_size_um)

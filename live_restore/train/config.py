@@ -48,9 +48,9 @@ class SimulatedPairs(_Table):
     """Volumes held out, of other specimens."""
     shape_zyx: tuple[int, int, int] = (24, 96, 96)
     """Of each volume."""
-    voxel_z_um: Range = (0.2, 1.5)
+    voxel_z_um: Range = (0.2, 2.0)
     """Range of axial voxel sizes; never below the lateral one."""
-    voxel_yx_um: Range = (0.08, 0.5)
+    voxel_yx_um: Range = (0.08, 0.8)
     """Range of lateral voxel sizes."""
     structure_voxel_um: Range = (0.05, 0.35)
     """Range of lateral voxel sizes as the structures of a single cell would see them: all lengths of
@@ -151,6 +151,9 @@ class Schedule(_Table):
     loss: Literal["mae", "mse", "charbonnier"] = "mse"
     """Mean absolute error as published, mean squared error (whose optimum is the mean intensity; a median
     darkens dim structures at low dose), or Charbonnier between the two."""
+    balance: bool = True
+    """Each patch counts by the logarithm of its loss, as PSNR counts it, so that neither a hard patch nor a
+    freak outweighs the others; false, as published: a plain mean."""
     optimiser: Literal["adam", "adamw"] = "adam"
     """Adam as published, or AdamW."""
     weight_decay: float = Field(0.01, ge=0)

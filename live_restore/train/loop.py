@@ -199,7 +199,7 @@ class Training:
             enabled=self._precision is not None,
         ):
             restored = self._network(raw.to(memory_format=torch.channels_last_3d))
-        loss = measure_loss(restored.float(), truth, contrast, schedule.loss)
+        loss = measure_loss(restored.float(), truth, contrast, schedule)
         value = loss.item()
         if not math.isfinite(value):
             raise RestoreError(
@@ -320,22 +320,25 @@ def learning_rate(schedule: Schedule, step: int) -> float:
     return schedule.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def measure_loss(restored: Tensor, truth: Tensor, contrast: Tensor, kind: str) -> Tensor:
+def measure_loss(restored: Tensor, truth: Tensor, contrast: Tensor, schedule: Schedule) -> Tensor:
     """The mean loss of a batch ``(N, 1, Z, Y, X)``.
 
     In units of each volume's own contrast ``(N,)``, as PSNR is: a low dose, whose noise is wide and whose
     signal is narrow after normalisation, counts as much as a high one. Where a few spots outshine
-    their volume's 99.9th percentile, half of what the patch spans is the unit: else one such patch
-    outweighs ten thousand others (seen in training).
+    their volume's 99.9th percentile, half of what the patch spans is the unit.
     """
     span = truth.amax((1, 2, 3, 4)) - truth.amin((1, 2, 3, 4))
     unit = torch.maximum(contrast, 0.5 * span).clamp(min=0.1)
     error = (restored - truth) / unit.view(-1, 1, 1, 1, 1)
-    if kind == "mae":
-        return error.abs().mean()
-    if kind == "charbonnier":
-        return torch.sqrt(error**2 + 1e-6).mean()
-    return (error**2).mean()
+    if schedule.loss == "mae":
+        voxels = error.abs()
+    elif schedule.loss == "charbonnier":
+        voxels = torch.sqrt(error**2 + 1e-6)
+    else:
+        voxels = error**2
+    patches = voxels.mean((1, 2, 3, 4))
+    # The floor, 40 dB for squares, keeps empty patches from counting more than full ones.
+    return torch.log(patches + 1e-4).mean() if schedule.balance else patches.mean()
 
 
 def describe(config: TrainConfig, origin: Origin) -> str:

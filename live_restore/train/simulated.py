@@ -26,6 +26,7 @@ VALIDATION_PHOTONS = (5.0, 10.0, 20.0)
 """Photons per voxel in the bright structures of held-out volumes, each volume at each dose."""
 
 _LEAST_CONTRAST = 0.1  # of 1, the brightness of a volume's bright structures
+_BRIGHTEST = 6.0
 _MIX = (1, 1, 1, 2, 2, 3)  # how many kinds of specimen share a volume
 
 
@@ -118,11 +119,13 @@ def simulate_volume(settings: SimulatedPairs, rng: np.random.Generator) -> NDArr
     kinds = rng.choice(SPECIMEN_KINDS, size=_MIX[rng.integers(len(_MIX))], replace=False)
     crowding = math.exp(rng.uniform(math.log(0.4), math.log(4.0)))
     seed = int(rng.integers(2**31))  # confined to the same cells
+    grain = max(0.0, float(rng.uniform(-0.5, 0.6)))
     specimens = tuple(
-        (Specimen(str(kind), seed, crowding, size, is_confined), rng.uniform(0.3, 1.0))
+        (Specimen(str(kind), seed, crowding, size, is_confined, grain), rng.uniform(0.3, 1.0))
         for kind in kinds
     )
     rate = photon_rate(specimens, optics, grid)
+    rate /= max(1.0, float(rate.max()) / _BRIGHTEST)  # a few spots in an empty field
     # Light is lost with depth; what is out of focus comes back as an even or a rolling haze.
     depth = np.linspace(0, rng.uniform(0, 1.0) ** 2 * rng.choice([-1, 1]), grid.shape_zyx[0])
     rate *= np.exp(depth - depth.max()).astype(np.float32)[:, None, None]
