@@ -11,12 +11,36 @@ import sys
 from collections.abc import Sequence
 
 from live_restore import __version__
-from live_restore.cli import check, demo, evaluate, listen, profiles, restore, run, train
+from live_restore.cli import (
+    check,
+    demo,
+    evaluate,
+    export_model,
+    import_model,
+    listen,
+    models,
+    profiles,
+    restore,
+    run,
+    train,
+)
 from live_restore.errors import LiveRestoreError, ProfileError
 
 __all__ = ["build_parser", "main"]
 
-_COMMANDS = (demo, profiles, check, run, listen, restore, evaluate, train)
+_COMMANDS = (
+    demo,
+    profiles,
+    check,
+    run,
+    listen,
+    restore,
+    evaluate,
+    train,
+    models,
+    import_model,
+    export_model,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except LiveRestoreError as error:
         _say(error)
-        return 3
+        return int(getattr(options, "exit_code", 3))  # 2 where a model is the command's argument
     except KeyboardInterrupt:
         return 130
 
