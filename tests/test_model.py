@@ -16,6 +16,7 @@ from live_restore.restore.model import (
 )
 from live_restore.train.config import load_config
 from live_restore.train.loop import describe
+from live_restore.train.origins import open_origin
 
 
 def rewrite(model, path, weights=None, card=None):
@@ -59,7 +60,7 @@ def test_the_default_model_was_trained_by_the_shipped_configuration():
     card = load_model("default").card
     assert card.architecture == config.network
     assert card.normalisation == config.normalisation
-    assert card.training_data == describe(config)
+    assert card.training_data == describe(config, open_origin(config))
     assert card.description == config.card.description
 
 

@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,26 @@ import pytest
 from live_restore.cli.main import build_parser
 from live_restore.profile import PublishSettings
 from live_restore.sinks.publisher import Publisher
+from live_restore.train.config import check_config
 from tests.conftest import DATA, live_restore, make_restored, wait_for
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHELL = [
-    command.strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    for command in line.split("&&")
-]
-COMMANDS = [command for command in SHELL if command.startswith("live-restore ")]
+MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+
+
+def commands(text):
+    """Our commands in the shell blocks of a document."""
+    found = [
+        command.strip()
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+        for command in line.split("&&")
+    ]
+    return [command for command in found if command.startswith("live-restore ")]
+
+
+COMMANDS = commands(README)
 
 
 def test_the_readme_has_the_two_commands_that_do_everything():
@@ -29,8 +39,8 @@ def test_the_readme_has_the_two_commands_that_do_everything():
     assert 'pip install ".[test]" && pytest' in README
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_of_the_readme_is_one(command):
+@pytest.mark.parametrize("command", [*COMMANDS, *commands(MODELS)])
+def test_each_documented_command_is_one(command):
     build_parser().parse_args(shlex.split(command.partition(">")[0])[1:])
 
 
@@ -65,6 +75,14 @@ def test_restore_runs_as_the_readme_says(tmp_path, monkeypatch):
     done = live_restore(*shlex.split(command)[1:])
     assert done.returncode == 0, done.stderr
     assert Path("restored/stardist_img3d.ome.tif").is_file()
+
+
+def test_the_documented_training_configurations_are_valid():
+    whole, thinning = re.findall(r"```toml\n(.*?)```", MODELS, re.DOTALL)
+    table = tomllib.loads(whole)
+    assert check_config(table, "docs").validation.fields == ("cell_07", "cell_11")
+    del table["pairs"]
+    assert check_config(table | tomllib.loads(thinning), "docs").thinning.dose == (0.02, 0.3)
 
 
 @pytest.mark.parametrize("file", ["README.md", "docs/protocol.md"])

@@ -164,7 +164,7 @@ def _draw(folder: Path, rows: list[Row], model: str) -> Path:
         path,
         rows,
         f"Model {model}. Maximum projections; raw and restored in the truth's counts by the restored "
-        f"volume's affine fit; one grey scale per row.\n{CONVENTION}.",
+        f"volume's affine fit; one grey scale per row, raw on its own.\n{CONVENTION}.",
     )
     return path
 

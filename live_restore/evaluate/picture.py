@@ -28,7 +28,7 @@ MOST_ROWS = 4
 _PANEL, _GAP, _TITLE, _CAPTION = 2.9, 0.06, 0.5, 0.46  # inches
 _TALLEST = 4.5
 _DPI = 140
-_COLUMNS = ("raw", "restored", "truth", "|restored - truth|, same scale")
+_COLUMNS = ("raw, own scale", "restored", "truth", "|restored - truth|, same scale")
 _INK, _PAPER = "white", "black"
 
 
@@ -45,7 +45,7 @@ class Row:
     from_above, from_the_side : tuple of ndarray
         ``(Y, X)`` and ``(Z, X)`` for raw, restored, truth and error.
     limits : tuple of float
-        Counts that are black and white, the same for all panels; error starts at 0.
+        Counts that are black and white in all panels but raw's; error starts at 0.
     voxel_size_um : tuple of float or None
         ``(z, y, x)``.
     """
@@ -152,6 +152,9 @@ def _panel_heights(row: Row) -> tuple[float, float]:
 def _show(axes: Axes, image: NDArray[np.float32], row: Row, column: int, aspect: float) -> None:
     low, high = row.limits
     is_error = column == len(_COLUMNS) - 1
+    if column == 0:
+        # Of a maximum projection noise takes the peaks: on the truth's scale it would be white.
+        low, high = np.percentile(row.from_above[0], [1.0, 99.9])
     axes.imshow(
         image,
         cmap="inferno" if is_error else "gray",
