@@ -59,29 +59,51 @@ def _as_json(file: Path, model: Model | ModelError) -> dict[str, Any]:
 
 
 def _print_table(found: list[tuple[Path, Model | ModelError]]) -> None:
+    """A block per model: a table of so many columns fits no terminal."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
     from rich.text import Text
 
     from live_restore.restore.model_folder import user_model_folder
 
-    table = Table("name", "what", "network", "voxel size (um)", "quality", "licence", "file")
+    console = Console(highlight=False)
     for file, model in found:
-        if isinstance(model, ModelError):
-            reason = str(model).removeprefix(f"model {file}: ")
-            row = ["can't be used", "", "", reason, ""]
-        else:
-            row = _describe(model.card)
         # As Text, so that brackets in names aren't taken for markup.
-        table.add_row(*(Text(cell) for cell in (file.stem, *row, str(file))))
-    console = Console()
-    console.print(table)
+        console.print(Text(file.stem, style="bold"), Text(str(file), style="dim"), soft_wrap=True)
+        if isinstance(model, ModelError):
+            lines = [
+                Text(f"can't be used: {str(model).removeprefix(f'model {file}: ')}", style="red")
+            ]
+        else:
+            lines = [Text(line) for line in _describe(model.card)]
+        for line in lines:
+            console.print(Padding(line, (0, 0, 0, 4)))
     console.print(f"your model folder: {user_model_folder()}", markup=False, soft_wrap=True)
 
 
 def _describe(card: ModelCard) -> list[str]:
     size = card.architecture
     voxel = " × ".join(f"{one:g}" for one in card.voxel_size_um) if card.voxel_size_um else "any"
-    quality = "\n".join(f"{name} {value:.4g}" for name, value in card.quality.items())
-    network = f"{size.num_residual_groups}×{size.num_residual_blocks}, {size.num_channels} channels"
-    return [card.name, network, voxel, quality or "not measured", card.licence]
+    lines = [
+        card.name,
+        card.description,
+        f"3D RCAN of {size.num_residual_groups} × {size.num_residual_blocks} blocks, "
+        f"{size.num_channels} channels; voxel size (um): {voxel}; licence: {card.licence}",
+    ]
+    return [*lines, *(_quality(card.quality) or ["quality: not measured"])]
+
+
+def _quality(quality: dict[str, float]) -> list[str]:
+    """Raw and restored side by side where a card has both, as those of this program's training."""
+    lines = []
+    for name, value in quality.items():
+        if name.startswith("psnr_raw_db"):
+            end = name.removeprefix("psnr_raw_db")
+            keys = (f"psnr_restored_db{end}", f"ssim_raw{end}", f"ssim_restored{end}")
+            if all(key in quality for key in keys):
+                restored, ssim_raw, ssim_restored = (quality[key] for key in keys)
+                lines.append(
+                    f"held out{end.replace('_', ' ')}: PSNR {value:.1f} -> {restored:.1f} dB, SSIM "
+                    f"{ssim_raw:.2f} -> {ssim_restored:.2f}"
+                )
+    return lines or [f"{name} {value:.4g}" for name, value in quality.items()]
