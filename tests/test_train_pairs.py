@@ -163,6 +163,16 @@ def test_simulated_volumes_differ_and_can_be_had_again():
     assert (SimulatedOrigin(settings, Normalisation(), 2).volumes[0] != first.volumes[0]).any()
 
 
+def test_a_grainy_truth_differs_from_voxel_to_voxel():
+    settings = SimulatedPairs(shape_zyx=(8, 40, 40))
+    steps = []
+    for share in (0.0, 1.0):
+        rng = np.random.default_rng(2)
+        rate = simulate_volume(settings.model_copy(update={"grainy": share}), rng)
+        steps.append(np.abs(np.diff(rate, axis=2)).mean())
+    assert steps[1] > 1.5 * steps[0]
+
+
 @pytest.mark.parametrize("dose", [0.05, 0.5])
 @pytest.mark.parametrize("signal", [2.0, 40.0])
 def test_thinned_photons_are_those_of_a_lower_dose(dose, signal):

@@ -67,6 +67,9 @@ class SimulatedPairs(_Table):
     """Counts per photoelectron."""
     read_noise_electrons: Range = (0.8, 3.0)
     """Standard deviation of the camera's read-out."""
+    grainy: float = Field(0.0, ge=0, le=1)
+    """Share of the volumes whose truth carries the photon noise of a measured stack (8 to 400 photons): structure
+    without a neighbour, as undersampled specimens have it, is then smoothed less."""
     haze: float = Field(0.5, ge=0)
     """Largest background, relative to the brightest structures; a third of the volumes have none."""
 

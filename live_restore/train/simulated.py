@@ -27,6 +27,7 @@ VALIDATION_PHOTONS = (5.0, 10.0, 20.0)
 
 _LEAST_CONTRAST = 0.1  # of 1, the brightness of a volume's bright structures
 _BRIGHTEST = 6.0
+_GRAIN_PHOTONS = (8.0, 400.0)
 _MIX = (1, 1, 1, 2, 2, 3)  # how many kinds of specimen share a volume
 
 
@@ -135,6 +136,9 @@ def simulate_volume(settings: SimulatedPairs, rng: np.random.Generator) -> NDArr
         rate += (
             np.float32(even) + np.float32(rolling / max(out_of_focus.max(), 1e-9)) * out_of_focus
         )
+    if settings.grainy and rng.uniform() < settings.grainy:
+        photons = math.exp(rng.uniform(*np.log(_GRAIN_PHOTONS)))
+        rate = rng.poisson(rate * photons).astype(np.float32) / np.float32(photons)
     return rate
 
 
