@@ -26,6 +26,7 @@ from live_restore.restore.rcan import RCAN3D
 from live_restore.restore.restorer import channels_last
 from live_restore.train.checkpoint import load_checkpoint, save_checkpoint
 from live_restore.train.config import Schedule, TrainConfig
+from live_restore.train.loss import measure_loss
 from live_restore.train.pairs import Origin
 from live_restore.train.statistics import measure_statistics
 from live_restore.train.validation import Scores, summarise, validate
@@ -318,27 +319,6 @@ def learning_rate(schedule: Schedule, step: int) -> float:
     steps = schedule.epochs * schedule.steps_per_epoch
     warm = min(1.0, step / _WARM_UP_STEPS)
     return schedule.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def measure_loss(restored: Tensor, truth: Tensor, contrast: Tensor, schedule: Schedule) -> Tensor:
-    """The mean loss of a batch ``(N, 1, Z, Y, X)``.
-
-    In units of each volume's own contrast ``(N,)``, as PSNR is: a low dose, whose noise is wide and whose
-    signal is narrow after normalisation, counts as much as a high one. Where a few spots outshine
-    their volume's 99.9th percentile, half of what the patch spans is the unit.
-    """
-    span = truth.amax((1, 2, 3, 4)) - truth.amin((1, 2, 3, 4))
-    unit = torch.maximum(contrast, 0.5 * span).clamp(min=0.1)
-    error = (restored - truth) / unit.view(-1, 1, 1, 1, 1)
-    if schedule.loss == "mae":
-        voxels = error.abs()
-    elif schedule.loss == "charbonnier":
-        voxels = torch.sqrt(error**2 + 1e-6)
-    else:
-        voxels = error**2
-    patches = voxels.mean((1, 2, 3, 4))
-    # The floor, 40 dB for squares, keeps empty patches from counting more than full ones.
-    return torch.log(patches + 1e-4).mean() if schedule.balance else patches.mean()
 
 
 def describe(config: TrainConfig, origin: Origin) -> str:

@@ -18,7 +18,7 @@ from live_restore.simulation import SPECIMEN_KINDS, Camera, Optics, Specimen
 from live_restore.simulation.microscope import photon_rate
 from live_restore.simulation.specimen import Grid
 from live_restore.train.config import Patches, SimulatedPairs
-from live_restore.train.pairs import HeldOut, Pair, Patch, cut_patch, normalise_pair
+from live_restore.train.pairs import HeldOut, Pair, Patch, cut_patch, fit_shape, normalise_pair
 
 __all__ = ["SimulatedOrigin", "draw_camera", "expose_pair", "simulate_volume"]
 
@@ -81,8 +81,7 @@ class SimulatedOrigin:
         photons = math.exp(rng.uniform(*np.log(settings.peak_photons)))
         camera = draw_camera(settings, rng)
         pair = expose_pair(rate, photons, camera, self._normalisation, rng)
-        shape = tuple(min(p, s) for p, s in zip(patches.shape_zyx, rate.shape, strict=True))
-        return cut_patch(pair, (shape[0], shape[1], shape[2]), patches, rng)
+        return cut_patch(pair, fit_shape(patches.shape_zyx, [rate]), patches, rng)
 
     def describe(self) -> str:
         """In words, for the model's card."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from live_restore.restore.model import TrainingStatistics
 from live_restore.restore.rcan import RCAN3D, ChannelAttention
 from live_restore.train.config import TrainConfig
-from live_restore.train.pairs import HeldOut, Origin, Pair, cut_patch
+from live_restore.train.pairs import HeldOut, Origin, Pair, cut_patch, fit_shape
 
 __all__ = ["log_spectrum", "measure_statistics", "pooled_activations", "spectral_centroid"]
 
@@ -32,8 +32,7 @@ def measure_statistics(
         noise), ``spectrum`` (patches, bins).
     """
     held_out = origin.held_out
-    smallest = np.min([one.pair.raw.shape for one in held_out], axis=0)
-    z, y, x = (min(p, int(s)) for p, s in zip(config.patches.shape_zyx, smallest, strict=True))
+    z, y, x = fit_shape(config.patches.shape_zyx, (one.pair.raw for one in held_out))
     rows = []
     for index in range(_NUM_PATCHES):
         rng = np.random.default_rng([config.seed, 4, index])

@@ -14,16 +14,12 @@ from live_restore.quality import psnr, ssim
 from live_restore.restore.rcan import RCAN3D
 from live_restore.restore.tiling import blend, plan_tiles
 from live_restore.train.config import Schedule
+from live_restore.train.loss import measure_loss
 from live_restore.train.pairs import HeldOut
 
 __all__ = ["Scores", "restore_normalised", "summarise", "validate"]
 
 _LARGEST_TILE = (32, 128, 128)
-_LOSSES = {
-    "mae": lambda error: np.abs(error),
-    "charbonnier": lambda error: np.sqrt(error**2 + 1e-6),
-    "mse": lambda error: error**2,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +29,7 @@ class Scores:
     Attributes
     ----------
     loss : float
-        The training's loss, mean over fields of view.
+        The training's loss of whole volumes, mean over fields of view.
     by_name : dict of str to dict
         For each name among the held-out volumes ("all" at least) the means over fields of view of
         PSNR (dB) and SSIM, raw and restored.
@@ -53,8 +49,13 @@ def validate(
         raw = one.pair.raw_range.normalise(one.pair.raw)
         truth = one.pair.truth_range.normalise(one.pair.truth)
         restored = restore_normalised(network, raw, device)
-        error = (restored - truth) / max(one.pair.contrast, 0.1)
-        losses[one.field_of_view].append(float(np.mean(_LOSSES[schedule.loss](error))))
+        loss = measure_loss(
+            torch.from_numpy(restored)[None, None],
+            torch.from_numpy(truth)[None, None],
+            torch.tensor([one.pair.contrast]),
+            schedule,
+        )
+        losses[one.field_of_view].append(loss.item())
         score = np.array([f(v, truth) for f in (psnr, ssim) for v in (raw, restored)])
         for name in {"all", one.name}:
             rows[name, one.field_of_view].append(score)
