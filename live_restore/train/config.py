@@ -69,7 +69,7 @@ class SimulatedPairs(_Table):
     """Standard deviation of the camera's read-out."""
     grainy: float = Field(0.0, ge=0, le=1)
     """Share of the volumes whose truth carries the photon noise of a measured stack (8 to 400 photons): structure
-    without a neighbour, as undersampled specimens have it, is then smoothed less."""
+    without a neighbour, as undersampled specimens have it, is then smoothed less. Held-out volumes have none."""
     haze: float = Field(0.5, ge=0)
     """Largest background, relative to the brightest structures; a third of the volumes have none."""
 

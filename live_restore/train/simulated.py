@@ -47,7 +47,8 @@ class SimulatedOrigin:
     def volumes(self) -> list[NDArray[np.float16]]:
         """Noise-free volumes with their bright structures near 1."""
         with ThreadPoolExecutor(os.cpu_count(), "simulating") as workers:
-            return list(workers.map(partial(self._simulate, 0), range(self._settings.num_volumes)))
+            simulate = partial(self._simulate, self._settings, 0)
+            return list(workers.map(simulate, range(self._settings.num_volumes)))
 
     @cached_property
     def held_out(self) -> list[HeldOut]:
@@ -66,12 +67,13 @@ class SimulatedOrigin:
         return out
 
     def lively(self) -> Iterator[NDArray[np.float16]]:
-        """Endless held-out volumes that show something.
+        """Endless held-out volumes that show something, without grain.
 
         A field of view with nothing in it (a few in a hundred) teaches what nothing looks like, but
-        can't be scored.
+        can't be scored; neither can grain, which no method can predict.
         """
-        rates = (self._simulate(1, index) for index in itertools.count())
+        smooth = self._settings.model_copy(update={"grainy": 0.0})
+        rates = (self._simulate(smooth, 1, index) for index in itertools.count())
         return (rate for rate in rates if np.ptp(rate) > _LEAST_CONTRAST)
 
     def draw(self, patches: Patches, rng: np.random.Generator) -> Patch:
@@ -93,12 +95,13 @@ class SimulatedOrigin:
             f"{s.voxel_z_um[0]:g} to {s.voxel_z_um[1]:g} um axially, {s.voxel_yx_um[0]:g} to "
             f"{s.voxel_yx_um[1]:g} um laterally; {s.peak_photons[0]:g} to {s.peak_photons[1]:g} "
             f"photons per voxel in bright structures; read noise {s.read_noise_electrons[0]:g} to "
-            f"{s.read_noise_electrons[1]:g} electrons. No real specimen."
+            f"{s.read_noise_electrons[1]:g} electrons; {s.grainy:.0%} of them with the photon noise "
+            "of a measured stack in the truth. No real specimen."
         )
 
-    def _simulate(self, part: int, index: int) -> NDArray[np.float16]:
+    def _simulate(self, settings: SimulatedPairs, part: int, index: int) -> NDArray[np.float16]:
         rng = np.random.default_rng([self._seed, part, index])
-        return simulate_volume(self._settings, rng).astype(np.float16)
+        return simulate_volume(settings, rng).astype(np.float16)
 
 
 def simulate_volume(settings: SimulatedPairs, rng: np.random.Generator) -> NDArray[np.float32]:
