@@ -7,22 +7,38 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Protocol, Self
 
-from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, Restored, Skipped, Volume
+from live_restore.volume import (
+    AcquisitionEnd,
+    AcquisitionInfo,
+    Plane,
+    Restored,
+    Skipped,
+    SourceState,
+    Volume,
+)
 
 __all__ = ["Event", "Item", "Restorer", "Sink", "Source", "StopSignal"]
 
-Event = AcquisitionInfo | Plane | AcquisitionEnd
+Event = AcquisitionInfo | Plane | AcquisitionEnd | SourceState
 """What a source tells."""
 
-Item = AcquisitionInfo | Restored | Skipped | AcquisitionEnd
+Item = AcquisitionInfo | Restored | Skipped | AcquisitionEnd | SourceState
 """What a sink is sent."""
 
 
 class StopSignal(threading.Event):
-    """An event that also wakes whoever waits for something else."""
+    """An event that also wakes whoever waits for something else.
+
+    Attributes
+    ----------
+    has_failed : bool
+        Set because this program can't go on, not because anybody asked: what goes on without it
+        may.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.has_failed = False
         self._wake: list[Callable[[], None]] = []
 
     def call(self, wake: Callable[[], None]) -> None:
@@ -30,6 +46,11 @@ class StopSignal(threading.Event):
         self._wake.append(wake)
         if self.is_set():
             wake()
+
+    def fail(self) -> None:
+        """Set the signal, since this program can't go on; nobody asked for it."""
+        self.has_failed = not self.is_set()
+        self.set()
 
     def set(self) -> None:
         """Set the signal and wake all."""
@@ -64,7 +85,9 @@ class Source(_Context, Protocol):
     def events(self, stop: StopSignal) -> Generator[Event, None, None]:
         """Acquisitions and their planes, in the order in which they become known.
 
-        Each acquisition is announced before its first plane. Called once, from the source
+        Each acquisition is announced before its first plane. A source that waits for others
+        gives a `SourceState` about once a second while nothing comes, so that stacks which wait
+        for planes can be given up in time. Called once, from the source
         thread; ends soon after `stop` is set. Trouble with single files or planes is logged and
         passed over; `SourceError` means that nothing more can come.
         """

@@ -120,6 +120,10 @@ class Header(_Message):
     """Seconds per stage."""
     model: ModelHeader | None = None
     """Null for raw volumes."""
+    exposure_ms: float | None = None
+    """Of the first plane; null when the source doesn't know."""
+    missing: tuple[int, ...] = ()
+    """Planes that never came; they are zero."""
     intensity: tuple[float, float] | None = None
     """Raw counts that were 0 and 1 in front of the network."""
     statistics: Statistics
@@ -202,6 +206,8 @@ class Heartbeat(_Message):
     """Volumes skipped in this session: a viewer that fell behind may have missed being told."""
     running: tuple[str, ...] = ()
     """Acquisitions that started and did not end yet; likewise."""
+    source: str = ""
+    """What the source is doing while nothing comes."""
 
 
 class Request(BaseModel):

@@ -21,6 +21,7 @@ __all__ = [
     "Plane",
     "Restored",
     "Skipped",
+    "SourceState",
     "Volume",
     "VolumeKey",
     "VoxelSize",
@@ -58,9 +59,9 @@ class AcquisitionInfo:
     acquisition : str
         Its name, unique while the program runs.
     shape_zyx : tuple of int
-        Of each volume.
+        Of each volume, as planned; a volume whose camera was set otherwise has its own.
     dtype : numpy.dtype
-        Of each plane, native byte order.
+        Of each plane, as planned; native byte order.
     voxel_size_um : tuple of float or None
         ``(z, y, x)``; None when neither source nor profile knows it.
     channels, positions : tuple of str
@@ -108,11 +109,13 @@ class Plane:
     z : int
         Index in the stack, from 0.
     data : ndarray, (Y, X)
-        Never written to by anybody.
+        Never written to by anybody. An RGB camera's has a third axis; its stacks are skipped.
     received_at : datetime
         When it reached this program.
     acquired_at : datetime or None
         When it was exposed, where the source knows.
+    exposure_ms : float or None
+        For how long, where the source knows.
     """
 
     key: VolumeKey
@@ -120,6 +123,7 @@ class Plane:
     data: NDArray[Any]
     received_at: datetime = field(default_factory=utc_now)
     acquired_at: datetime | None = None
+    exposure_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +144,10 @@ class Volume:
         Of its last plane.
     received_s : float
         The same on the monotonic clock.
+    exposure_ms : float or None
+        Of its first plane.
+    missing : tuple of int
+        Planes that never came, zero in `data`; only where the profile wants partial stacks.
     """
 
     key: VolumeKey
@@ -148,6 +156,8 @@ class Volume:
     acquired_at: datetime | None
     received_at: datetime
     received_s: float
+    exposure_ms: float | None = None
+    missing: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -209,3 +219,16 @@ class Skipped:
     key: VolumeKey
     reason: str
     at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """What a source is doing while nothing comes, for people.
+
+    Attributes
+    ----------
+    text : str
+        As "waiting for Micro-Manager on port 4827".
+    """
+
+    text: str

@@ -1,0 +1,64 @@
+"""What the fields of a profile are made of: paths, endpoints, voxel sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveFloat, ValidationInfo
+
+__all__ = ["Endpoint", "ModelPath", "ProfilePath", "Table", "Voxel"]
+
+_SHIPPED = ("default", "democam")  # names that stand for what comes with the program
+
+
+def _from_profile_folder(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    if str(path) in _SHIPPED and info.field_name in ("path", "micro_manager"):
+        return path
+    if not str(path).isprintable():
+        raise ValueError(
+            "a backslash in double quotes became an invisible character: write / or 'single quotes'"
+        )
+    path = path.expanduser()
+    return path if folder is None or path.is_absolute() else Path(folder) / path
+
+
+def _model_from_profile_folder(path: Path, info: ValidationInfo) -> Path:
+    """A bare name with no file of that name beside the profile stays a name, to be looked up."""
+    file = _from_profile_folder(path, info)
+    is_name = len(path.parts) == 1 and not path.name.endswith(".safetensors")
+    return path if is_name and not file.is_file() else file
+
+
+def _known_endpoint(endpoint: str) -> str:
+    parts = urlsplit(endpoint)
+    if parts.scheme == "ipc" and (parts.netloc or parts.path):
+        return endpoint
+    if parts.scheme != "tcp" or not parts.hostname:
+        raise ValueError("an endpoint looks like tcp://127.0.0.1:5556 or ipc:///run/live.sock")
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{error}: give a port from 1 to 65535") from error
+    if port is None:
+        raise ValueError("the port is missing: tcp://127.0.0.1:5556")
+    if parts.hostname not in ("localhost", "::1") and not parts.hostname.startswith("127."):
+        raise ValueError(
+            "only loopback addresses (127.0.0.1) are served, since anybody who can connect could "
+            "watch; from another PC use an SSH tunnel: ssh -L 5556:127.0.0.1:5556 microscope"
+        )
+    return endpoint
+
+
+ProfilePath = Annotated[Path, AfterValidator(_from_profile_folder)]
+ModelPath = Annotated[Path, AfterValidator(_model_from_profile_folder)]
+Endpoint = Annotated[str, AfterValidator(_known_endpoint)]
+Voxel = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+class Table(BaseModel):
+    """A table of the profile; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -1,0 +1,106 @@
+"""The profile and its tables beside ``[source]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from live_restore.profile.fields import Endpoint, ModelPath, ProfilePath, Table
+from live_restore.profile.sources import FolderSource, SourceSettings
+
+__all__ = [
+    "ModelSettings",
+    "Profile",
+    "PublishSettings",
+    "QueueSettings",
+    "StackSettings",
+    "WriteSettings",
+]
+
+
+class ModelSettings(Table):
+    """What restores."""
+
+    path: ModelPath = Path("default")
+    """A .safetensors file, the name of one in your model folder (see live-restore models), or
+    "default" for the one that comes with the program."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """"cuda", "cuda:1", "cpu", or "auto": a GPU where there is one."""
+    precision: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    """"auto" is float16 on a GPU and float32 on the processor."""
+    output_dtype: Literal["uint16", "float32"] = "uint16"
+    """Restored intensities are in the raw volume's own counts, as whole numbers or not."""
+    tile_zyx: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    """Largest tile; without it, chosen from the model and the memory."""
+
+
+class PublishSettings(Table):
+    """Where viewers connect."""
+
+    endpoint: Endpoint = "tcp://127.0.0.1:5556"
+    """Data port."""
+    control: Endpoint | None = "tcp://127.0.0.1:5557"
+    """Control port, for latecomers and gaps."""
+    history_mb: PositiveInt = 512
+    """Volumes kept for the control port."""
+
+
+class WriteSettings(Table):
+    """Where restored volumes are written."""
+
+    folder: ProfilePath
+    """Made if it isn't there; OME-TIFF, one file per volume."""
+
+
+class QueueSettings(Table):
+    """What waits between the stages."""
+
+    order: Literal["live", "strict"] = "live"
+    """"live": newest volume first, older ones when there is time. "strict": in order."""
+    memory_mb: PositiveInt = 2048
+    """Volumes that wait for restoration. When it is full, "live" passes over the oldest and says so,
+    "strict" makes the source wait."""
+    shutdown_s: float = Field(60.0, ge=0)
+    """How long the queues may drain after the first signal to stop."""
+
+
+class StackSettings(Table):
+    """When a z-stack counts as whole."""
+
+    timeout_s: PositiveFloat = 300.0
+    """A stack that lacks planes and gets none for so long is given up."""
+    partial: Literal["skip", "restore"] = "skip"
+    """What becomes of a stack that was given up: only reported, with what is missing, or restored
+    all the same; the planes that are missing are then zero, and named in the header."""
+    memory_mb: PositiveInt = 2048
+    """Unfinished stacks; beyond it the oldest is given up."""
+
+
+class Profile(Table):
+    """All settings of one service."""
+
+    source: SourceSettings
+    """Where volumes come from."""
+    model: ModelSettings = ModelSettings()
+    """What restores them."""
+    publish: PublishSettings | None = PublishSettings()
+    """Where viewers get them."""
+    write: WriteSettings | None = None
+    """Where they are written; nothing is written without it."""
+    stacks: StackSettings = StackSettings()
+    """When a z-stack counts as whole."""
+    queue: QueueSettings = QueueSettings()
+    """What waits in between."""
+
+    @model_validator(mode="after")
+    def _written_outside_the_watched_folder(self) -> Profile:
+        if isinstance(self.source, FolderSource) and self.write is not None:
+            watched, written = self.source.path.resolve(), self.write.folder.resolve()
+            if written == watched:
+                raise ValueError(
+                    f"write.folder: {written} is the watched folder itself, so that results would "
+                    "be restored again; name another folder"
+                )
+        return self
