@@ -18,8 +18,8 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing, suppress
 
 from live_restore.errors import LiveRestoreError, SinkError
 from live_restore.interfaces import Event, Item, Restorer, Sink, Source, StopSignal
@@ -28,13 +28,14 @@ from live_restore.profile import Profile
 from live_restore.restore import open_restorer
 from live_restore.sinks import open_sinks
 from live_restore.sources import open_source
-from live_restore.sources.assembler import Assembler
+from live_restore.sources.assembler import Assembler, Settled
 from live_restore.volume import (
     AcquisitionEnd,
     AcquisitionInfo,
     Plane,
     Restored,
     Skipped,
+    SourceState,
     Volume,
     VolumeKey,
 )
@@ -101,7 +102,10 @@ class Service:
             return self._run(source, restorer, sinks)
 
     def _run(self, source: Source, restorer: Restorer, sinks: dict[str, Sink]) -> bool:
-        self._assembler = Assembler(self._profile.queue.memory_mb * _MB)
+        stacks = self._profile.stacks
+        self._assembler = Assembler(
+            stacks.memory_mb * _MB, stacks.timeout_s, stacks.partial == "restore"
+        )
         self._sink_stages = {name: self._sink_stage(name, sink) for name, sink in sinks.items()}
         inbox: VolumeQueue[Volume] = VolumeQueue(
             self._profile.queue.memory_mb * _MB,
@@ -109,12 +113,12 @@ class Service:
             lambda volume: volume.nbytes,
             None if source.is_durable else self._pass_over,
         )
-        restoring = Stage(
+        restoring: Stage[Volume] = Stage(
             "restore",
             inbox,
             lambda volume: self._restore(restorer, volume),
             self._restore_failed,
-            lambda: self._after_restoring(inbox),
+            lambda: self._after_restoring(inbox, restoring),
         )
         feeding = threading.Thread(target=self._feed, args=(source, inbox), name="source")
         threads = [feeding, restoring, *self._sink_stages.values()]
@@ -180,6 +184,7 @@ class Service:
             with closing(source.events(self._stop)) as events:
                 for event in events:
                     self._handle(event, inbox)
+                    self._take(self._assembler.give_up_overdue(), inbox)
         except QueueClosedError:
             logger.debug("the source ends, since nothing takes its volumes any more")
         except LiveRestoreError as error:
@@ -191,46 +196,54 @@ class Service:
         finally:
             # A source that died, or whose volumes nobody takes, leaves acquisitions without an end.
             for acquisition in self._assembler.running:
-                self._end(
-                    AcquisitionEnd(acquisition, str(self._source_error or "the service ends"))
-                )
+                reason = str(self._source_error or "the service ends")
+                with suppress(QueueClosedError):
+                    self._end(AcquisitionEnd(acquisition, reason), inbox)
             inbox.close()
             self._mail.put("source")
 
     def _handle(self, event: Event, inbox: VolumeQueue[Volume]) -> None:
         match event:
             case AcquisitionInfo():
-                self._skip_all(self._assembler.start(event))
+                self._take(self._assembler.start(event), inbox)
                 self._outstanding.start(event.acquisition)
                 self._send(event)
             case Plane():
-                self._add(event, inbox)
+                self._take(self._assembler.add(event), inbox)
             case AcquisitionEnd():
-                self._end(event)
+                self._end(event, inbox)
+            case SourceState():
+                self._send(event)
 
-    def _end(self, end: AcquisitionEnd) -> None:
-        self._skip_all(self._assembler.end(end.acquisition))
-        if self._outstanding.end(end):
-            self._send(end)
+    def _end(self, end: AcquisitionEnd, inbox: VolumeQueue[Volume]) -> None:
+        try:
+            self._take(self._assembler.end(end.acquisition), inbox)
+        finally:
+            if self._outstanding.end(end):
+                self._send(end)
 
-    def _add(self, plane: Plane, inbox: VolumeQueue[Volume]) -> None:
-        for settled in self._assembler.add(plane):
-            self.counts["seen"] += 1
-            self._outstanding.add(settled.key)
-            if isinstance(settled, Skipped):
-                self._skip(settled)
-                continue
-            try:
-                inbox.put(settled)
-            except QueueClosedError:
-                self._skip(Skipped(settled.key, "the service is ending, nothing restores it"))
-                raise
+    def _take(self, settled: Iterable[Settled], inbox: VolumeQueue[Volume]) -> None:
+        """Queue volumes for restoration, and tell of those that can't be restored.
 
-    def _skip_all(self, skipped: list[Skipped]) -> None:
-        for one in skipped:
+        Raises
+        ------
+        QueueClosedError
+            Nothing is restored any more; each of `settled` was told of as skipped.
+        """
+        is_closed = False
+        for one in settled:
             self.counts["seen"] += 1
             self._outstanding.add(one.key)
-            self._skip(one)
+            if isinstance(one, Skipped):
+                self._skip(one)
+                continue
+            try:
+                inbox.put(one)
+            except QueueClosedError:
+                is_closed = True
+                self._skip(Skipped(one.key, "the service is ending, nothing restores it"))
+        if is_closed:
+            raise QueueClosedError
 
     def _pass_over(self, volume: Volume) -> None:
         self._skip(Skipped(volume.key, "restoration is slower than the acquisition"))
@@ -253,9 +266,11 @@ class Service:
         logger.error("%s: restoration failed", volume.key, exc_info=error)
         self._skip(Skipped(volume.key, f"restoration failed: {type(error).__name__}: {error}"))
 
-    def _after_restoring(self, inbox: VolumeQueue[Volume]) -> None:
+    def _after_restoring(self, inbox: VolumeQueue[Volume], stage: Stage[Volume]) -> None:
         for volume in inbox.clear():  # only where the stage died
             self._skip(Skipped(volume.key, "the restore stage has ended"))
+        if stage.error:
+            self._stop.fail()
         self._stop.set()
         self._mail.put("restore")
 
@@ -282,7 +297,7 @@ class Service:
         def ended() -> None:
             outbox.clear()
             if self._sink_stages[name].error:
-                self._stop.set()
+                self._stop.fail()
             self._mail.put(name)
 
         return Stage(name, outbox, send, failed, ended)

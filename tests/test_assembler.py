@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,9 +69,9 @@ def test_a_plane_of_a_finished_volume_is_left_out(assembler, caplog):
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        pytest.param(plane(1, data=np.zeros((2, 5), "u2")), "announced (4, 5)", id="ROI"),
-        pytest.param(plane(1, data=np.zeros((4, 5), "u1")), "announced uint16", id="bit depth"),
-        pytest.param(plane(1, data=np.zeros((4, 5, 3), "u2")), "(4, 5, 3)", id="RGB"),
+        pytest.param(plane(1, data=np.zeros((2, 5), "u2")), "its volume is (4, 5)", id="ROI"),
+        pytest.param(plane(1, data=np.zeros((4, 5), "u1")), "its volume is uint16", id="bit depth"),
+        pytest.param(plane(1, data=np.zeros((4, 5, 3), "u2")), "colour image", id="RGB"),
     ],
 )
 def test_a_plane_that_does_not_fit_spoils_its_volume_alone(assembler, wrong, expected):
@@ -80,6 +81,42 @@ def test_a_plane_that_does_not_fit_spoils_its_volume_alone(assembler, wrong, exp
     assert expected in settled[0].reason
     settled = [s for z in range(3) for s in assembler.add(plane(z, time=1))]
     assert isinstance(settled[0], Volume)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(np.arange(3 * 2 * 5, dtype="u2").reshape(3, 2, 5), id="ROI"),
+        pytest.param(DATA.astype("u1"), id="bit depth"),
+    ],
+)
+def test_a_camera_that_is_set_otherwise_between_volumes_is_followed(assembler, caplog, changed):
+    before = [s for z in range(3) for s in assembler.add(plane(z))]
+    after = [s for z in range(3) for s in assembler.add(plane(z, time=1, data=changed[z]))]
+    later = [s for z in range(3) for s in assembler.add(plane(z, time=2, data=changed[z]))]
+    np.testing.assert_array_equal(before[0].data, DATA)
+    for volume in (*after, *later):
+        np.testing.assert_array_equal(volume.data, changed)
+        assert volume.data.dtype == changed.dtype == volume.info.dtype
+        assert volume.info.shape_zyx == changed.shape
+    assert caplog.text.count("set otherwise") == 1
+
+
+def test_a_camera_set_otherwise_in_mid_stack_spoils_that_stack_alone(assembler):
+    small = np.zeros((2, 5), "u2")
+    settled = [
+        s for p in (plane(0), plane(1, data=small), plane(2, data=small)) for s in assembler.add(p)
+    ]
+    assert [type(s) for s in settled] == [Skipped]
+    settled = [s for z in range(3) for s in assembler.add(plane(z, time=1, data=small))]
+    assert settled[0].data.shape == (3, 2, 5)
+
+
+def test_colour_planes_only_are_skipped_with_what_to_do(assembler):
+    colour = np.zeros((4, 5, 3), "u1")
+    settled = [s for z in range(3) for s in assembler.add(plane(z, data=colour))]
+    assert [type(s) for s in settled] == [Skipped]
+    assert "only grayscale" in settled[0].reason
 
 
 def test_a_plane_beyond_the_stack_spoils_its_volume(assembler):
@@ -92,6 +129,46 @@ def test_an_aborted_stack_is_reported_with_what_is_missing(assembler):
     skipped = assembler.end("run")
     assert len(skipped) == 1
     assert skipped[0].reason == "2 of 3 planes are missing: 0, 2"
+
+
+def test_a_stack_without_news_is_given_up_in_time():
+    assembler = Assembler(timeout_s=0.0)
+    assembler.start(make_info())
+    assembler.add(plane(1))
+    given_up = list(assembler.give_up_overdue())
+    assert [s.reason for s in given_up] == ["no plane for 0 s: 2 of 3 planes are missing: 0, 2"]
+    assert list(assembler.give_up_overdue()) == []
+    assert assembler.end("run") == []
+
+
+def test_a_stack_that_got_a_plane_lately_is_waited_for(assembler):
+    assembler.add(plane(1))
+    assert list(assembler.give_up_overdue()) == []
+
+
+def test_a_partial_stack_is_handed_on_where_it_is_wanted(caplog):
+    assembler = Assembler(restores_partial=True)
+    assembler.start(make_info())
+    assembler.add(plane(1))
+    (volume,) = assembler.end("run")
+    assert volume.missing == (0, 2)
+    np.testing.assert_array_equal(volume.data[1], DATA[1])
+    assert not volume.data[[0, 2]].any()
+    assert "2 of 3 planes are missing: 0, 2" in caplog.text
+
+
+def test_a_spoilt_stack_is_not_handed_on_even_where_partial_ones_are():
+    assembler = Assembler(restores_partial=True)
+    assembler.start(make_info())
+    assembler.add(plane(0))
+    assembler.add(plane(1, data=np.zeros((2, 5), "u2")))
+    assert [type(s) for s in assembler.end("run")] == [Skipped]
+
+
+def test_exposure_and_time_of_the_first_plane_travel_on(assembler):
+    first = replace(plane(0), exposure_ms=12.5)
+    settled = [s for p in (first, plane(1), plane(2)) for s in assembler.add(p)]
+    assert settled[0].exposure_ms == 12.5
 
 
 def test_starting_an_acquisition_anew_gives_up_what_was_open(assembler):
@@ -114,3 +191,11 @@ def test_unfinished_volumes_are_bounded_in_memory():
     given_up = assembler.add(plane(0, time=2))
     assert [s.key.time for s in given_up] == [0]
     assert "bound memory" in given_up[0].reason
+
+
+def test_the_stack_that_waited_longest_makes_room():
+    assembler = Assembler(memory_bytes=2 * DATA.nbytes)
+    assembler.start(make_info())
+    for time in (0, 1, 0):  # time 0 got a plane last
+        assembler.add(plane(0 if time or not assembler._open else 1, time=time))
+    assert [s.key.time for s in assembler.add(plane(0, time=2))] == [1]

@@ -157,7 +157,11 @@ class RcanRestorer:
         """
         started = time.monotonic()
         try:
-            data, intensity = self._restore_data(volume.data)
+            data, intensity = self._restore_data(_without_gaps(volume))
+            if volume.missing:
+                data.flags.writeable = True
+                data[list(volume.missing)] = 0
+                data.flags.writeable = False
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise RestoreError(
                 f"{volume.key}: not enough memory on {self.device} for tiles of "
@@ -270,6 +274,15 @@ def channels_last(network: RCAN3D) -> RCAN3D:
         if parameter.dim() == 5:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
     return network
+
+
+def _without_gaps(volume: Volume) -> NDArray[Any]:
+    """Its data, where missing planes are as the nearest that came: zeros would drag the others down."""
+    if not volume.missing:
+        return volume.data
+    came = np.setdiff1d(np.arange(volume.data.shape[0]), volume.missing)
+    nearest = [came[np.abs(came - z).argmin()] for z in range(volume.data.shape[0])]
+    return volume.data[nearest]
 
 
 def choose_device(device: str) -> torch.device:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,39 +14,56 @@ from numpy.typing import NDArray
 
 from live_restore.volume import AcquisitionInfo, Plane, Skipped, Volume, VolumeKey
 
-__all__ = ["Assembler"]
+__all__ = ["Assembler", "Settled"]
 
 logger = logging.getLogger(__name__)
 
 _REMEMBERED_VOLUMES = 10_000
+
+Settled = Volume | Skipped
+"""What became of the planes of a volume."""
 
 
 @dataclass(slots=True)
 class _Open:
     """A volume that still lacks planes."""
 
+    info: AcquisitionInfo
     data: NDArray[Any]
     missing: set[int]
+    touched_s: float
+    received_at: datetime
     acquired_at: datetime | None = None
+    exposure_ms: float | None = None
     wrong: list[str] = field(default_factory=list)
 
 
 class Assembler:
     """Volumes from planes.
 
-    Late, doubled and out-of-order planes are its business alone. A plane that doesn't fit its
-    acquisition spoils its volume, which is then reported as skipped with the reason.
+    Late, doubled and out-of-order planes are its business alone. A camera that was set to another
+    ROI, binning or bit depth between two volumes is followed; a plane that doesn't fit its own
+    volume spoils that one, which is then reported as skipped with the reason.
 
     Parameters
     ----------
     memory_bytes : int
-        Bound on unfinished volumes; the oldest is given up beyond it.
+        Bound on unfinished volumes; the one that waited longest for a plane is given up beyond it.
+    timeout_s : float
+        A volume that lacks planes and got none for so long is given up by `give_up_overdue`.
+    restores_partial : bool
+        A volume that is given up is handed on with its missing planes zero, if it has any plane
+        and all that it has fit; otherwise it is reported as skipped.
     """
 
-    def __init__(self, memory_bytes: int = 2**31) -> None:
+    def __init__(
+        self, memory_bytes: int = 2**31, timeout_s: float = 300.0, restores_partial: bool = False
+    ) -> None:
         self._memory = memory_bytes
+        self._timeout_s = timeout_s
+        self._restores_partial = restores_partial
         self._infos: dict[str, AcquisitionInfo] = {}
-        self._open: dict[VolumeKey, _Open] = {}
+        self._open: dict[VolumeKey, _Open] = {}  # the one touched last is last
         self._closed: dict[VolumeKey, None] = {}  # an ordered set of volumes that are over
 
     @property
@@ -53,13 +71,13 @@ class Assembler:
         """Acquisitions that started and did not end."""
         return tuple(self._infos)
 
-    def start(self, info: AcquisitionInfo) -> list[Skipped]:
+    def start(self, info: AcquisitionInfo) -> list[Settled]:
         """Learn of an acquisition; starting one anew gives up what was open of it."""
-        skipped = self.end(info.acquisition)
+        settled = self.end(info.acquisition)
         self._infos[info.acquisition] = info
-        return skipped
+        return settled
 
-    def add(self, plane: Plane) -> list[Volume | Skipped]:
+    def add(self, plane: Plane) -> list[Settled]:
         """Take a plane; give what is settled by it: its volume, or volumes that are given up."""
         info = self._infos.get(plane.key.acquisition)
         if info is None:
@@ -68,70 +86,84 @@ class Assembler:
         if plane.key in self._closed:
             logger.warning("%s plane %d: came again or too late, left out", plane.key, plane.z)
             return []
-        settled: list[Volume | Skipped] = []
-        volume = self._open.get(plane.key)
+        settled: list[Settled] = []
+        volume = self._open.pop(plane.key, None)
         if volume is None:
-            settled += self._make_room(info.volume_nbytes)
-            data = np.empty(info.shape_zyx, dtype=info.dtype)
-            volume = _Open(data, set(range(info.shape_zyx[0])))
-            self._open[plane.key] = volume
-        problem = _misfit(plane, info)
-        if problem:
-            logger.warning("%s: %s", plane.key, problem)
-            volume.wrong.append(problem)
-        elif plane.z not in volume.missing:
-            logger.warning("%s plane %d: came twice, the first is kept", plane.key, plane.z)
-        else:
-            volume.data[plane.z] = plane.data
-            volume.acquired_at = volume.acquired_at or plane.acquired_at
-        volume.missing.discard(plane.z)
+            volume = self._begin(plane, info)
+            settled += self._make_room(volume.data.nbytes)
+        self._open[plane.key] = volume
+        _put(volume, plane)
         if not volume.missing:
-            settled.append(self._finish(plane, info))
+            settled.append(self._finish(plane.key))
         return settled
 
-    def end(self, acquisition: str) -> list[Skipped]:
+    def give_up_overdue(self) -> Iterator[Settled]:
+        """Give up the volumes that waited for a plane for too long."""
+        limit = time.monotonic() - self._timeout_s
+        for key in [key for key, volume in self._open.items() if volume.touched_s < limit]:
+            yield self._give_up(key, f"no plane for {self._timeout_s:g} s: ")
+
+    def end(self, acquisition: str) -> list[Settled]:
         """The acquisition is over: what of it still lacks planes is given up."""
         keys = [key for key in self._open if key.acquisition == acquisition]
         self._infos.pop(acquisition, None)
-        skipped = [self._give_up(key) for key in keys]
+        settled = [self._give_up(key) for key in keys]
         for key in [key for key in self._closed if key.acquisition == acquisition]:
             del self._closed[key]
-        return skipped
+        return settled
 
-    def _finish(self, plane: Plane, info: AcquisitionInfo) -> Volume | Skipped:
-        volume = self._open[plane.key]
-        if volume.wrong:
-            return self._give_up(plane.key)
-        del self._open[plane.key]
-        self._close(plane.key)
-        volume.data.flags.writeable = False
-        return Volume(
-            key=plane.key,
+    def _begin(self, plane: Plane, info: AcquisitionInfo) -> _Open:
+        """A volume as its first plane is, which may differ from what was announced."""
+        nz, shape, dtype = info.shape_zyx[0], plane.data.shape, plane.data.dtype
+        if len(shape) == 2 and (shape != info.shape_zyx[1:] or dtype != info.dtype):
+            logger.warning(
+                "%s: planes are %s %s now, before they were %s %s: the camera was set otherwise",
+                plane.key,
+                shape,
+                dtype,
+                info.shape_zyx[1:],
+                info.dtype,
+            )
+            info = replace(info, shape_zyx=(nz, shape[0], shape[1]), dtype=dtype)
+            self._infos[info.acquisition] = info
+        return _Open(
             info=info,
-            data=volume.data,
-            acquired_at=volume.acquired_at,
+            data=np.zeros(info.shape_zyx, dtype=info.dtype),
+            missing=set(range(nz)),
+            touched_s=time.monotonic(),
             received_at=plane.received_at,
-            received_s=time.monotonic(),
         )
 
-    def _make_room(self, nbytes: int) -> list[Volume | Skipped]:
-        given_up: list[Volume | Skipped] = []
+    def _finish(self, key: VolumeKey) -> Settled:
+        volume = self._open[key]
+        if volume.wrong:
+            return self._give_up(key)
+        del self._open[key]
+        self._close(key)
+        return _volume(key, volume)
+
+    def _make_room(self, nbytes: int) -> list[Settled]:
+        given_up: list[Settled] = []
         held = sum(volume.data.nbytes for volume in self._open.values())
         while self._open and held + nbytes > self._memory:
-            oldest = next(iter(self._open))
-            held -= self._open[oldest].data.nbytes
-            given_up.append(self._give_up(oldest, "given up to bound memory: "))
+            longest = next(iter(self._open))
+            held -= self._open[longest].data.nbytes
+            given_up.append(self._give_up(longest, "given up to bound memory: "))
         return given_up
 
-    def _give_up(self, key: VolumeKey, why: str = "") -> Skipped:
+    def _give_up(self, key: VolumeKey, why: str = "") -> Settled:
         volume = self._open.pop(key)
         self._close(key)
-        total = volume.data.shape[0]
         if volume.wrong:
             return Skipped(key, why + volume.wrong[0])
+        total = volume.data.shape[0]
         missing = sorted(volume.missing)
         listed = ", ".join(str(z) for z in missing[:8]) + (", …" if len(missing) > 8 else "")
-        return Skipped(key, f"{why}{len(missing)} of {total} planes are missing: {listed}")
+        reason = f"{why}{len(missing)} of {total} planes are missing: {listed}"
+        if not self._restores_partial:
+            return Skipped(key, reason)
+        logger.warning("%s: %s; restored all the same", key, reason)
+        return _volume(key, volume)
 
     def _close(self, key: VolumeKey) -> None:
         self._closed[key] = None
@@ -139,19 +171,56 @@ class Assembler:
             del self._closed[next(iter(self._closed))]
 
 
-def _misfit(plane: Plane, info: AcquisitionInfo) -> str | None:
+def _put(volume: _Open, plane: Plane) -> None:
+    """A plane into its volume, or what is wrong with it."""
+    volume.touched_s = time.monotonic()
+    volume.received_at = plane.received_at
+    problem = _misfit(plane, volume.data)
+    if problem:
+        if not volume.wrong:
+            logger.warning("%s: %s", plane.key, problem)
+        volume.wrong.append(problem)
+    elif plane.z not in volume.missing:
+        logger.warning("%s plane %d: came twice, the first is kept", plane.key, plane.z)
+    else:
+        volume.data[plane.z] = plane.data
+        volume.acquired_at = volume.acquired_at or plane.acquired_at
+        volume.exposure_ms = volume.exposure_ms or plane.exposure_ms
+    volume.missing.discard(plane.z)
+
+
+def _volume(key: VolumeKey, volume: _Open) -> Volume:
+    volume.data.flags.writeable = False
+    return Volume(
+        key=key,
+        info=volume.info,
+        data=volume.data,
+        acquired_at=volume.acquired_at,
+        received_at=volume.received_at,
+        received_s=volume.touched_s,
+        exposure_ms=volume.exposure_ms,
+        missing=tuple(sorted(volume.missing)),
+    )
+
+
+def _misfit(plane: Plane, data: NDArray[Any]) -> str | None:
     """Why a plane can't be part of its volume."""
-    nz, ny, nx = info.shape_zyx
+    nz, ny, nx = data.shape
     if not 0 <= plane.z < nz:
         return f"plane {plane.z}: the acquisition announced {nz} planes, from 0"
+    if plane.data.ndim != 2:
+        return (
+            f"plane {plane.z} of {nz} is {plane.data.shape}, a colour image: only grayscale is "
+            'restored; set the camera\'s pixel type to "8bit" or "16bit"'
+        )
     if plane.data.shape != (ny, nx):
         return (
-            f"plane {plane.z} of {nz} is {plane.data.shape}, the acquisition announced {(ny, nx)}: "
-            "check the camera's ROI and binning"
+            f"plane {plane.z} of {nz} is {plane.data.shape}, its volume is {(ny, nx)}: check the "
+            "camera's ROI and binning"
         )
-    if plane.data.dtype != info.dtype:
+    if plane.data.dtype != data.dtype:
         return (
-            f"plane {plane.z} of {nz} is {plane.data.dtype}, the acquisition announced "
-            f"{info.dtype}: check the camera's bit depth"
+            f"plane {plane.z} of {nz} is {plane.data.dtype}, its volume is {data.dtype}: check the "
+            "camera's bit depth"
         )
     return None
