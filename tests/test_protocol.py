@@ -10,7 +10,7 @@ from live_restore import protocol
 from live_restore.errors import ProtocolError
 from live_restore.messages import Header, VolumeMessage
 from live_restore.protocol import decode, encode_volume, topic_of
-from live_restore.sinks.publisher import volume_frames
+from live_restore.sinks.volume_frames import volume_frames
 from tests.conftest import make_restored, make_volume
 
 

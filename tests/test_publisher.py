@@ -226,6 +226,20 @@ def test_a_burst_of_small_volumes_and_events_loses_nothing(endpoints):
     assert viewer.missed == 0
 
 
+def test_large_volumes_arrive_after_any_number_of_small_messages(endpoints):
+    """ZeroMQ's account of what a viewer has read may lag by half the high-water mark, not more."""
+    large = make_restored(make_volume(np.zeros((16, 1024, 1024), "u2")))
+    with publishing(endpoints) as publisher, Subscriber(endpoints[0]) as viewer:
+        wait_for_viewers(publisher, 1)
+        for sequence, count in enumerate((20, 3, 2, 1, 0, 0, 7)):
+            for _ in range(count):
+                publisher.send(make_info())
+                assert viewer.receive(5) is not None
+            publisher.send(large)
+            assert next(viewer.volumes(10)).header.sequence == sequence
+    assert viewer.missed == 0
+
+
 def test_a_restarted_publisher_is_a_new_session(endpoints):
     with Subscriber(endpoints[0]) as viewer:
         sessions = []

@@ -11,12 +11,11 @@ import math
 import threading
 import time
 import uuid
+from collections import deque
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import zmq
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from live_restore import messages, protocol
@@ -26,16 +25,24 @@ from live_restore.messages import Family, Kind
 from live_restore.profile import PublishSettings
 from live_restore.protocol import Frame, topic_of
 from live_restore.sinks.streams import Streams
-from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Restored, Skipped, utc_now
+from live_restore.sinks.volume_frames import described, frames_of, start_header, volume_frames
+from live_restore.volume import (
+    AcquisitionEnd,
+    AcquisitionInfo,
+    Restored,
+    Skipped,
+    SourceState,
+    utc_now,
+)
 
 __all__ = ["Publisher"]
 
 logger = logging.getLogger(__name__)
 
-# ZeroMQ counts messages, memory counts bytes: a viewer that lags may hold two large volumes, or
-# as many small ones as fit.
-_FEWEST_WAITING, _MOST_WAITING = 2, 64
-_WAITING_BYTES = 64 * 2**20
+# Messages that wait for each viewer. Never changed later: lowering it while ZeroMQ's account of what
+# a viewer has read lags would shut that viewer out for ever (decision 3).
+_HIGH_WATER_MARK = 4
+_PACE_S = 0.01
 _HEARTBEAT_S = 1.0
 _KINDS: tuple[Kind, ...] = ("restored", "raw")
 _FAMILIES: tuple[Family, ...] = ("announce", "volume", "preview")
@@ -63,7 +70,10 @@ class Publisher:
         self._subscriptions: dict[bytes, int] = {}
         self._sent: dict[str, int] = {}  # last sequence of each topic
         self._skipped = 0
+        self._source = ""  # what it is doing
         self._running: dict[str, None] = {}  # an ordered set of acquisitions
+        self._underway: deque[zmq.MessageTracker] = deque()
+        self._is_held_up = False  # by a viewer that doesn't read
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -136,7 +146,9 @@ class Publisher:
                     self._publish(topic_of("skipped", key.position, key.channel), header)
                 case AcquisitionInfo(acquisition):
                     self._running[acquisition] = None
-                    self._publish("system/start/", self._start_header(item))
+                    self._publish("system/start/", start_header(self.session, item))
+                case SourceState(text):
+                    self._source = text
                 case AcquisitionEnd(acquisition, reason):
                     self._running.pop(acquisition, None)
                     self._publish(
@@ -154,7 +166,8 @@ class Publisher:
     def _bind(self, kind: int, endpoint: str, options: dict[int, int]) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
         # Only for sending: a receiving bound on an XPUB socket loses viewers' subscriptions.
-        socket.setsockopt(zmq.SNDHWM, _MOST_WAITING)
+        socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
+        socket.copy_threshold = 0  # each message is tracked, so none is copied
         for option, value in options.items():
             socket.setsockopt(option, value)
         try:
@@ -178,30 +191,32 @@ class Publisher:
             wanted = {f: topic for f, topic in topics.items() if self._is_wanted(topic)}
             if not wanted:
                 continue
-            header, data = _described(self.session, kind, sequence, restored)
+            header, data = described(self.session, kind, sequence, restored)
             for family, topic in wanted.items():
-                frames = _frames(family, topic, header, data)
+                frames = frames_of(family, topic, header, data)
                 with self._lock:
-                    self._bound_waiting(restored.nbytes // 2)
-                    self._data.send_multipart(frames, copy=False)
+                    self._send(frames)
                     self._sent[topic] = sequence
-
-    def _bound_waiting(self, nbytes: int) -> None:
-        """Fit the high-water mark, also that of present viewers, to volumes of this size."""
-        mark = max(_FEWEST_WAITING, min(_MOST_WAITING, _WAITING_BYTES // max(nbytes, 1)))
-        if mark != self._data.getsockopt(zmq.SNDHWM):
-            self._data.setsockopt(zmq.SNDHWM, mark)
-        self._settle_accounts()
-
-    def _settle_accounts(self) -> None:
-        # Between sends less than about a millisecond apart ZeroMQ doesn't look at what viewers
-        # have taken, and drops as if they had not; asking for events makes it look.
-        self._data.getsockopt(zmq.EVENTS)
 
     def _publish(self, topic: str, header: BaseModel) -> None:
         with self._lock:
-            self._settle_accounts()
-            self._data.send_multipart(protocol.encode(topic, header))
+            self._send(protocol.encode(topic, header))
+
+    def _send(self, frames: list[Frame]) -> None:
+        """To all viewers, under the lock.
+
+        In a burst the messages before are given a moment to leave, else viewers that do read would
+        lose some too. A viewer that doesn't read is waited for once, not with each message.
+        """
+        if len(self._underway) == _HIGH_WATER_MARK - 1:
+            self._is_held_up = not _is_sent(
+                self._underway.popleft(), 0.0 if self._is_held_up else _PACE_S
+            )
+        # Only when asked for events ZeroMQ looks at once at what viewers have taken.
+        self._data.getsockopt(zmq.EVENTS)
+        tracker = self._data.send_multipart(frames, copy=False, track=True)
+        if isinstance(tracker, zmq.MessageTracker):
+            self._underway.append(tracker)
 
     def _beat(self) -> None:
         """A heartbeat; under the lock, so that it never names a volume that leaves after it."""
@@ -212,8 +227,9 @@ class Publisher:
                 sequences=dict(self._sent),
                 skipped=self._skipped,
                 running=tuple(self._running),
+                source=self._source,
             )
-            self._data.send_multipart(protocol.encode("system/heartbeat/", beat))
+            self._send(protocol.encode("system/heartbeat/", beat))
 
     def _is_wanted(self, topic: str) -> bool:
         return any(topic.encode().startswith(prefix) for prefix in tuple(self._subscriptions))
@@ -270,7 +286,12 @@ class Publisher:
         if request.get == "catalog":
             return _json("catalog/", {"session": self.session, "streams": self._streams.catalog()})
         if request.get == "status":
-            status = {"session": self.session, "at": utc_now().isoformat(), "viewers": self.viewers}
+            status = {
+                "session": self.session,
+                "at": utc_now().isoformat(),
+                "viewers": self.viewers,
+                "source": self._source,
+            }
             return _json("status/", status)
         stream = (request.position, request.channel)
         wanted = request.sequence if request.get == "sequence" else None
@@ -287,81 +308,14 @@ class Publisher:
         )
         return protocol.encode("error/", reply)
 
-    def _start_header(self, info: AcquisitionInfo) -> messages.StartHeader:
-        return messages.StartHeader(
-            session=self.session,
-            acquisition=info.acquisition,
-            shape=info.shape_zyx,
-            type=info.dtype.name,
-            voxel_size_um=info.voxel_size_um,
-            channels=info.channels,
-            positions=info.positions,
-            num_times=info.num_times,
-            started_at=info.started_at,
-            origin=info.origin,
-        )
 
-
-def volume_frames(session: str, kind: Kind, sequence: int, restored: Restored) -> list[Frame]:
-    """Frames of a restored volume, or of the raw one beside it."""
-    header, data = _described(session, kind, sequence, restored)
-    topic = topic_of(f"volume/{kind}", restored.key.position, restored.key.channel)
-    return _frames("volume", topic, header, data)
-
-
-def _frames(family: Family, topic: str, header: messages.Header, data: NDArray[Any]) -> list[Frame]:
-    match family:
-        case "volume":
-            return protocol.encode_volume(topic, header, data)
-        case "preview":
-            return protocol.encode_preview(topic, header, data)
-        case "announce":
-            return protocol.encode(topic, header)
-
-
-def _described(
-    session: str, kind: Kind, sequence: int, restored: Restored
-) -> tuple[messages.Header, NDArray[Any]]:
-    """The header and the voxels of the restored or the raw volume."""
-    is_raw = kind == "raw"
-    data = restored.raw.data if is_raw else restored.data
-    use = restored.model
-    header = messages.Header(
-        session=session,
-        type=data.dtype.name,
-        shape=data.shape,
-        kind=kind,
-        sequence=sequence,
-        acquisition=restored.key.acquisition,
-        position=restored.key.position,
-        time=restored.key.time,
-        channel=restored.key.channel,
-        voxel_size_um=restored.info.voxel_size_um,
-        acquired_at=restored.raw.acquired_at,
-        received_at=restored.raw.received_at,
-        published_at=utc_now(),
-        timing=dict(restored.timing_s),
-        model=None
-        if is_raw
-        else messages.ModelHeader(
-            name=use.name,
-            sha256=use.sha256,
-            precision=use.precision,
-            device=use.device,
-            tile=use.tile_zyx,
-        ),
-        intensity=None if is_raw else restored.intensity,
-        statistics=_statistics(data),
-    )
-    return header, data
-
-
-def _statistics(data: NDArray[Any]) -> messages.Statistics:
-    """Exact extremes; percentiles from every fourth row and column, which contrast doesn't notice."""
-    low, high = np.percentile(data[:, ::4, ::4], [0.1, 99.9])
-    return messages.Statistics(
-        min=float(data.min()), max=float(data.max()), p0_1=float(low), p99_9=float(high)
-    )
+def _is_sent(message: zmq.MessageTracker, patience_s: float) -> bool:
+    """Whether a message has left for all viewers within some seconds."""
+    try:
+        message.wait(patience_s)
+    except zmq.NotDone:
+        return False
+    return True
 
 
 def _concerns(prefix: bytes, topic: bytes) -> bool:
