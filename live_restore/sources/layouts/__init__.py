@@ -1,0 +1,7 @@
+"""Reads acquisitions on disk while they are being written, plane by plane."""
+
+from live_restore.sources.layouts.layout import Layout, LayoutInfo
+from live_restore.sources.layouts.plane import PlaneOnDisk
+from live_restore.sources.layouts.recognition import recognise
+
+__all__ = ["Layout", "LayoutInfo", "PlaneOnDisk", "recognise"]
