@@ -1,19 +1,25 @@
 """A real MMCore with its demonstration camera, through pycromanager."""
 
 import json
+import os
+import struct
+import subprocess
+import sys
 import threading
 import zlib
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from ndstorage import Dataset
 
 from live_restore.cli.profiles import find_profile
 from live_restore.errors import SourceError
 from live_restore.interfaces import StopSignal
 from live_restore.profile import AcquisitionSource
 from live_restore.sources.acquisition import OwnAcquisition
-from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane
-from tests.conftest import daemon, live_restore
+from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, SourceState
+from tests.conftest import daemon, live_restore, wait_for
 
 pytest.importorskip("mm_test_adapters")
 
@@ -34,7 +40,8 @@ def settings(**changes):
 
 def acquire(stop=None, **changes):
     with OwnAcquisition(settings(**changes)) as source:
-        return list(source.events(stop or StopSignal()))
+        events = source.events(stop or StopSignal())
+        return [event for event in events if not isinstance(event, SourceState)]
 
 
 def test_a_time_lapse_on_a_real_core_arrives_whole_and_a_second_one_too():
@@ -60,6 +67,105 @@ def test_an_eight_bit_camera_and_a_single_channel_are_taken():
     assert {p.key.channel for p in events if isinstance(p, Plane)} == {"camera"}
 
 
+@pytest.mark.parametrize("sequences", ["No", "Yes"])
+def test_planes_are_what_pycromanager_saves(tmp_path, sequences):
+    """Software and hardware-sequenced z; each frame of this camera is another."""
+    noise = {
+        "Camera-PixelType": "16bit",
+        "Camera-Mode": "Noise",
+        "Z-UseSequences": sequences,
+    }
+    events = acquire(
+        save_folder=str(tmp_path),
+        properties=noise,
+        positions=[{"x_um": 0, "y_um": 0, "name": "cell A"}, {"x_um": 5, "y_um": 0}],
+        exposure_ms=(2, 1),
+    )
+    assert events[0].positions == ("cell A", "1")
+    assert events[-1].reason == "finished"
+    planes = [event for event in events if isinstance(event, Plane)]
+    assert len(planes) == 2 * 2 * 2 * 4
+    assert len({plane.data.tobytes() for plane in planes}) == len(planes)
+    assert {plane.exposure_ms for plane in planes if plane.key.channel == "FITC"} == {1}
+    with saved(tmp_path) as dataset:
+        for plane in planes:
+            key = plane.key
+            expected = dataset.read_image(
+                position=key.position, time=key.time, channel=key.channel, z=plane.z
+            )
+            np.testing.assert_array_equal(plane.data, expected)
+
+
+def test_an_acquisition_that_is_saved_outlives_this_program(tmp_path):
+    fields = settings(save_folder=str(tmp_path), num_times=20, interval_s=0.1, name="long")
+    code = (
+        "import sys, os\n"
+        "from live_restore.interfaces import StopSignal\n"
+        "from live_restore.profile import AcquisitionSource\n"
+        "from live_restore.sources.acquisition import OwnAcquisition\n"
+        "from live_restore.volume import Plane\n"
+        "source = OwnAcquisition(AcquisitionSource.model_validate_json(sys.argv[1]))\n"
+        "with source:\n"
+        "    for event in source.events(StopSignal()):\n"
+        "        if isinstance(event, Plane):\n"
+        "            os.kill(os.getpid(), 9)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, fields.model_dump_json()], check=False)
+    assert ended.returncode == -9
+    # The index is written whole only when the acquisition has ended by itself.
+    index = wait_for(lambda: list(tmp_path.glob("long*/NDTiff.index")), "the dataset")[0]
+    wait_for(lambda: len(whole_images(index)) == 20 * 2 * 4, "all planes on disk")
+
+
+def test_when_restoration_fails_the_acquisition_goes_on_to_disk(tmp_path):
+    stop = StopSignal()
+    with OwnAcquisition(
+        settings(save_folder=str(tmp_path), num_times=10, interval_s=0.1)
+    ) as source:
+        for event in source.events(stop):
+            if isinstance(event, Plane):
+                stop.fail()
+            last = event
+    assert "the acquisition itself goes on" in last.reason
+    index = wait_for(lambda: list(tmp_path.glob("*/NDTiff.index")), "the dataset")[0]
+    wait_for(lambda: len(whole_images(index)) == 10 * 2 * 4, "all planes on disk")
+
+
+def test_an_acquiring_process_that_dies_is_an_error_that_says_so():
+    with OwnAcquisition(settings(num_times=1000, interval_s=0.1)) as source:
+        events = source.events(StopSignal())
+        for event in events:
+            if isinstance(event, Plane):
+                os.kill(source._child.pid, 9)
+                break
+        with pytest.raises(SourceError, match="ended with code"):
+            list(events)
+
+
+@contextmanager
+def saved(folder):
+    dataset = Dataset(str(next(folder.iterdir())))
+    try:
+        yield dataset
+    finally:
+        dataset.close()
+
+
+def whole_images(index):
+    """The records of an NDTiff index that are there so far."""
+    content, at, found = index.read_bytes(), 0, []
+    while at + 4 <= len(content):
+        (length,) = struct.unpack_from("<I", content, at)
+        if length == 0 or at + 4 + length + 4 > len(content):
+            break
+        axes = content[at + 4 : at + 4 + length]
+        (name,) = struct.unpack_from("<I", content, at + 4 + length)
+        at += 8 + length + name + 32
+        if at <= len(content):
+            found.append(axes)
+    return found
+
+
 @pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3, 1.0])
 def test_stopping_aborts_the_acquisition(after_s):
     stop = StopSignal()
@@ -78,7 +184,7 @@ def test_stopping_aborts_the_acquisition(after_s):
         pytest.param({"channels": ("DAPY",)}, "'DAPY' is no preset of the group", id="channel"),
         pytest.param({"config_file": "none.cfg"}, "can't be started", id="configuration"),
         pytest.param({"micro_manager": "/nowhere"}, "isn't there", id="folder"),
-        pytest.param({"properties": {"Camera-Pixel": "1"}}, "can't be started", id="property"),
+        pytest.param({"properties": {"Camera-Pixel": "1"}}, "Camera-Pixel", id="property"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_acquired(changes, expected):
@@ -107,18 +213,14 @@ def test_the_democam_profile_arrives_whole_in_another_process(tmp_path, endpoint
     assert {(h["kind"], h["time"], h["channel"]) for h in headers} == {
         (k, t, c) for k in ("raw", "restored") for t in range(3) for c in ("DAPI", "FITC")
     }
-    from ndstorage import Dataset
-
-    saved = Dataset(str(next((tmp_path / "saved").iterdir())))
-    try:
+    with saved(tmp_path / "saved") as dataset:
         for header in headers:
             if header["kind"] == "raw":
                 planes = [
-                    saved.read_image(time=header["time"], channel=header["channel"], z=z)
+                    dataset.read_image(time=header["time"], channel=header["channel"], z=z)
                     for z in range(10)
                 ]
                 checksums = [zlib.crc32(np.ascontiguousarray(plane)) for plane in planes]
                 assert header["received"]["plane_crc32"] == checksums
                 assert header["voxel_size_um"] == [0.5, 0.13, 0.13]
-    finally:
-        saved.close()
+                assert header["exposure_ms"] == 10

@@ -1,0 +1,137 @@
+"""The sending end of the ingest port: planes leave without copies and, if wanted, without waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from numpy.typing import NDArray
+
+from live_restore.plane_protocol import (
+    PlaneHeader,
+    PlanesEnd,
+    SourceHeader,
+    encode_plane,
+    encode_word,
+)
+
+__all__ = ["PlaneSender"]
+
+_WAIT_MS = 500
+_NEVER_COPY = 0
+
+
+class PlaneSender:
+    """A PUSH socket for planes; thread-safe.
+
+    While nobody listens nothing is kept: planes go to a daemon that is there, or nowhere.
+
+    Parameters
+    ----------
+    endpoint : str
+        Of the daemon's ingest port.
+    memory_bytes : int
+        Planes that may be on their way at once; one larger than it may travel alone.
+    """
+
+    def __init__(self, endpoint: str, memory_bytes: int) -> None:
+        self._memory = memory_bytes
+        self._underway: deque[tuple[zmq.MessageTracker, int]] = deque()
+        self._held = 0
+        self._lock = threading.Lock()
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # only to a daemon that is connected
+        self._socket.setsockopt(zmq.SNDHWM, 0)  # bounded here, in bytes
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        self._socket.copy_threshold = _NEVER_COPY
+        self._socket.connect(endpoint)
+
+    def await_daemon(self, timeout_s: float) -> bool:
+        """Wait until a daemon is connected; whether one is."""
+        with self._lock:
+            return bool(self._socket.poll(round(timeout_s * 1000), zmq.POLLOUT))
+
+    def offer(self, header: PlaneHeader, data: NDArray[Any]) -> bool:
+        """Send a plane if that needs no waiting.
+
+        Parameters
+        ----------
+        header : PlaneHeader
+            What it is.
+        data : ndarray
+            Its pixels; referred to, not copied, until they have left. Must not be changed.
+
+        Returns
+        -------
+        bool
+            False where no daemon is there, or too much is on its way to it already.
+        """
+        with self._lock:
+            return self._offer(encode_plane(header, data), header.nbytes)
+
+    def send(
+        self, header: PlaneHeader, data: NDArray[Any], goes_on: Callable[[], bool] = lambda: True
+    ) -> bool:
+        """Send a plane, waiting as long as it takes.
+
+        Parameters
+        ----------
+        header, data
+            As in `offer`.
+        goes_on : callable
+            Asked twice a second; False ends the waiting.
+
+        Returns
+        -------
+        bool
+            Whether it was sent.
+        """
+        frames = encode_plane(header, data)
+        while goes_on():
+            deadline = time.monotonic() + _WAIT_MS / 1000
+            while time.monotonic() < deadline:
+                with self._lock:
+                    if self._offer(frames, header.nbytes):
+                        return True
+                time.sleep(0.002)
+        return False
+
+    def say(self, word: PlanesEnd | SourceHeader) -> bool:
+        """Send a word beside planes if that needs no waiting; whether it was sent."""
+        with self._lock:
+            return self._offer(encode_word(word), 0)
+
+    def await_sent(self, goes_on: Callable[[], bool] = lambda: True) -> bool:
+        """Wait until everything has left this process; `goes_on` as in `send`."""
+        while goes_on():
+            with self._lock:
+                if all(tracker.done for tracker, _ in self._underway):
+                    return True
+            time.sleep(0.01)
+        return False
+
+    def close(self, linger_s: float = 2.0) -> None:
+        """Give what is on its way a moment to leave, and end; more than once is harmless."""
+        with self._lock:
+            self._underway.clear()
+            self._context.destroy(linger=round(linger_s * 1000))
+
+    def _offer(self, frames: list[bytes | memoryview], nbytes: int) -> bool:
+        while self._underway and self._underway[0][0].done:
+            self._held -= self._underway.popleft()[1]
+        if self._socket.closed or (self._held and self._held + nbytes > self._memory):
+            return False
+        with contextlib.suppress(zmq.Again):
+            tracker = self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False, track=True)
+            if isinstance(tracker, zmq.MessageTracker):
+                self._underway.append((tracker, nbytes))
+                self._held += nbytes
+            return True
+        return False

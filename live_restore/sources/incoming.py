@@ -1,0 +1,220 @@
+"""Acquisitions from planes that are sent: announced, numbered, ended.
+
+A sender may not know how many planes its stacks have. They are then held back until the planes
+themselves tell: when z goes back, the stack before was whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from live_restore.interfaces import Event
+from live_restore.plane_protocol import PlaneHeader, PlanesEnd
+from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, VolumeKey, VoxelSize
+
+__all__ = ["Defaults", "Incoming"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_AT_ONCE = 64  # acquisitions; beyond it the quietest is taken for ended
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the profile says where senders don't.
+
+    Attributes
+    ----------
+    num_slices : int or None
+        Planes per stack.
+    pixel_size_um, z_step_um : float or None
+        Voxel size.
+    memory_bytes : int
+        Planes that may be held back, of all acquisitions together.
+    """
+
+    num_slices: int | None = None
+    pixel_size_um: float | None = None
+    z_step_um: float | None = None
+    memory_bytes: int = 2**30
+
+
+@dataclass(slots=True)
+class _Acquisition:
+    name: str
+    heard_s: float
+    info: AcquisitionInfo | None = None
+    held: list[Plane] = field(default_factory=list)
+    headers: list[PlaneHeader] = field(default_factory=list)
+    num_planes: int = 0
+    is_refused: bool = False
+
+
+class Incoming:
+    """Events from what senders send.
+
+    Parameters
+    ----------
+    defaults : Defaults
+        What the profile says.
+    """
+
+    def __init__(self, defaults: Defaults | None = None) -> None:
+        self._defaults = defaults or Defaults()
+        self._running: dict[tuple[str, str], _Acquisition] = {}
+        self._names: Counter[str] = Counter()
+        self._next_number: dict[str, int] = {}
+        self._held_bytes = 0
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Names of the acquisitions that began and did not end."""
+        return tuple(one.name for one in self._running.values())
+
+    def plane(self, header: PlaneHeader, data: NDArray[Any]) -> Iterator[Event]:
+        """Take a plane."""
+        self._count(header)
+        identity = header.sender, header.acquisition
+        if identity not in self._running:
+            yield from self._make_room()
+            self._running[identity] = _Acquisition(self._unique(header.acquisition), 0.0)
+        one = self._running[identity]
+        one.heard_s = time.monotonic()
+        one.num_planes += 1
+        plane = _plane(one.name, header, data)
+        if one.info is not None:
+            yield plane
+            if one.num_planes == _num_planned(header, one.info):
+                yield from self._end(identity, "finished")
+        elif not one.is_refused:
+            yield from self._hold(one, header, plane)
+
+    def end(self, word: PlanesEnd) -> Iterator[Event]:
+        """Take a sender's word that an acquisition is over."""
+        yield from self._end((word.sender, word.acquisition), word.reason)
+
+    def end_idle(self, idle_s: float, reason: str) -> Iterator[Event]:
+        """End acquisitions that sent nothing for so long; 0 ends all."""
+        now = time.monotonic()
+        quiet = [i for i, one in self._running.items() if now - one.heard_s >= idle_s]
+        for identity in quiet:
+            yield from self._end(identity, reason)
+
+    def _hold(self, one: _Acquisition, header: PlaneHeader, plane: Plane) -> Iterator[Event]:
+        """Hold planes back until what must be announced is known."""
+        one.held.append(plane)
+        one.headers.append(header)
+        self._held_bytes += plane.data.nbytes
+        num_slices = header.num_slices or self._defaults.num_slices or _learned(one.headers)
+        if num_slices is not None and self._is_step_settled(one, num_slices):
+            yield from self._announce(one, num_slices)
+            if one.num_planes == _num_planned(header, one.info):
+                yield from self._end((header.sender, header.acquisition), "finished")
+        elif self._held_bytes > self._defaults.memory_bytes:
+            one.is_refused = True
+            self._release(one)
+            logger.warning(
+                "%s: how many planes its stacks have couldn't be learned before memory_mb was full: "
+                "it isn't restored. Set num_slices in [source], or in publish_planes()",
+                one.name,
+            )
+
+    def _is_step_settled(self, one: _Acquisition, num_slices: int) -> bool:
+        """Senders may learn the distance between planes from the second plane."""
+        known = one.headers[-1].z_step_um or self._defaults.z_step_um
+        return bool(known) or len(one.headers) >= min(2, num_slices)
+
+    def _announce(self, one: _Acquisition, num_slices: int) -> Iterator[Event]:
+        held = list(one.held)
+        info = self._info(one, num_slices)
+        one.info = info
+        self._release(one)
+        yield info
+        yield from held
+
+    def _release(self, one: _Acquisition) -> None:
+        self._held_bytes -= sum(plane.data.nbytes for plane in one.held)
+        one.held.clear()
+        one.headers.clear()
+
+    def _end(self, identity: tuple[str, str], reason: str) -> Iterator[Event]:
+        one = self._running.pop(identity, None)
+        if one is None:
+            return
+        if one.info is None and one.held:
+            yield from self._announce(one, max(plane.z for plane in one.held) + 1)
+        if one.info is not None:
+            yield AcquisitionEnd(one.name, reason)
+
+    def _make_room(self) -> Iterator[Event]:
+        while len(self._running) >= _MOST_AT_ONCE:
+            quietest = min(self._running, key=lambda i: self._running[i].heard_s)
+            yield from self._end(quietest, "too many acquisitions at once")
+
+    def _unique(self, name: str) -> str:
+        self._names[name] += 1
+        return name if self._names[name] == 1 else f"{name}~{self._names[name]}"
+
+    def _count(self, header: PlaneHeader) -> None:
+        """Say when a sender's numbers show that planes are missing."""
+        expected = self._next_number.pop(header.sender, 0)
+        self._next_number[header.sender] = header.number + 1
+        if len(self._next_number) > _MOST_AT_ONCE:
+            del self._next_number[next(iter(self._next_number))]
+        if header.number > expected:
+            logger.warning(
+                "%s: %d planes before plane %d weren't sent: this program wasn't there, or more waited "
+                "than the sender may hold",
+                header.acquisition,
+                header.number - expected,
+                header.number,
+            )
+
+    def _info(self, one: _Acquisition, num_slices: int) -> AcquisitionInfo:
+        header = one.headers[-1]
+        return AcquisitionInfo(
+            acquisition=one.name,
+            shape_zyx=(num_slices, header.shape[0], header.shape[1]),
+            dtype=np.dtype(header.type),
+            voxel_size_um=self._voxel_size(header, num_slices),
+            channels=header.channels or tuple(dict.fromkeys(h.channel for h in one.headers)),
+            positions=header.positions or tuple(dict.fromkeys(h.position for h in one.headers)),
+            num_times=header.num_times,
+            origin=header.origin,
+        )
+
+    def _voxel_size(self, header: PlaneHeader, num_slices: int) -> VoxelSize | None:
+        pixel = header.pixel_size_um or self._defaults.pixel_size_um
+        step = header.z_step_um or self._defaults.z_step_um
+        if num_slices == 1:
+            step = step or pixel
+        return (step, pixel, pixel) if pixel and step else None
+
+
+def _learned(headers: list[PlaneHeader]) -> int | None:
+    """The number of planes per stack, once z went back."""
+    went_back = len(headers) > 1 and headers[-1].z < headers[-2].z
+    return max(header.z for header in headers) + 1 if went_back else None
+
+
+def _num_planned(header: PlaneHeader, info: AcquisitionInfo | None) -> int | None:
+    """How many planes the whole acquisition has, where its sender knows."""
+    if info is None or not (header.num_times and header.channels and header.positions):
+        return None
+    stacks = header.num_times * len(header.channels) * len(header.positions)
+    return stacks * info.shape_zyx[0] if header.num_slices else None
+
+
+def _plane(acquisition: str, header: PlaneHeader, data: NDArray[Any]) -> Plane:
+    key = VolumeKey(acquisition, header.position, header.time, header.channel)
+    return Plane(
+        key, header.z, data, acquired_at=header.acquired_at, exposure_ms=header.exposure_ms
+    )

@@ -1,0 +1,81 @@
+"""Planes that other programs send, as a source."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from types import TracebackType
+from typing import Self
+
+from live_restore.interfaces import Event, StopSignal
+from live_restore.plane_protocol import PlanesEnd, SourceHeader
+from live_restore.profile import IngestSource
+from live_restore.sources.incoming import Defaults, Incoming
+from live_restore.sources.plane_port import PlanePort
+from live_restore.volume import SourceState
+
+__all__ = ["Ingest"]
+
+logger = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+
+
+class Ingest:
+    """A source that takes planes at a port.
+
+    Parameters
+    ----------
+    settings : IngestSource
+        Which port, and what senders don't know.
+    """
+
+    is_durable = False
+
+    def __init__(self, settings: IngestSource) -> None:
+        self._settings = settings
+        self._port = PlanePort(settings.endpoint)
+
+    def __enter__(self) -> Self:
+        self._port.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._port.__exit__(kind, error, traceback)
+
+    def events(self, stop: StopSignal) -> Generator[Event, None, None]:
+        """See `Source.events`."""
+        settings = self._settings
+        incoming = Incoming(
+            Defaults(
+                settings.num_slices,
+                settings.pixel_size_um,
+                settings.z_step_um,
+                settings.memory_mb * 2**20,
+            )
+        )
+        stop.call(self._port.wake)
+        while not stop.is_set():
+            match self._port.receive(_TICK_S):
+                case None:
+                    yield from incoming.end_idle(
+                        settings.idle_s, f"no planes for {settings.idle_s:g} s"
+                    )
+                    yield SourceState(self._state(incoming))
+                case PlanesEnd() as word:
+                    yield from incoming.end(word)
+                case SourceHeader():
+                    continue
+                case header, data:
+                    yield from incoming.plane(header, data)
+        yield from incoming.end_idle(0.0, "stopped")
+
+    def _state(self, incoming: Incoming) -> str:
+        if incoming.running:
+            return f"taking planes of {', '.join(incoming.running)}"
+        return f"waiting for planes on {self._port.endpoint}"

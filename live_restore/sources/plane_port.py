@@ -1,0 +1,119 @@
+"""The receiving end of the ingest port."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from live_restore.errors import ProtocolError, SourceError
+from live_restore.plane_protocol import (
+    MAX_PLANE_BYTES,
+    PlaneMessage,
+    PlanesEnd,
+    SourceHeader,
+    decode_plane,
+)
+
+__all__ = ["PlanePort"]
+
+logger = logging.getLogger(__name__)
+
+_WAITING_PLANES = 16  # in ZeroMQ's own queue; the rest waits at the senders
+_TELL_REFUSED_EVERY_S = 10.0
+
+
+class PlanePort:
+    """A PULL socket that takes planes from senders; enter it to open it.
+
+    Parameters
+    ----------
+    endpoint : str
+        ``tcp://127.0.0.1:*`` for any free port.
+    only_from : str, optional
+        The one sender that is listened to; all are, without it.
+
+    Attributes
+    ----------
+    endpoint : str
+        With its port, once opened.
+    """
+
+    def __init__(self, endpoint: str = "tcp://127.0.0.1:*", only_from: str | None = None) -> None:
+        self.endpoint = endpoint
+        self._only_from = only_from
+        self._refused = 0
+        self._next_tell = 0.0
+
+    def __enter__(self) -> Self:
+        self._context = zmq.Context()
+        self._planes: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
+        self._planes.setsockopt(zmq.RCVHWM, _WAITING_PLANES)
+        self._planes.setsockopt(zmq.MAXMSGSIZE, MAX_PLANE_BYTES)
+        self._wake_name = f"inproc://{uuid.uuid4().hex}"
+        self._woken: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
+        self._woken.bind(self._wake_name)
+        try:
+            self._planes.bind(self.endpoint)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise SourceError(
+                f"endpoint {self.endpoint}: can't be opened ({error}). Another live-restore may be "
+                "running; stop it, or set another port in [source]"
+            ) from error
+        self.endpoint = self._planes.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._poller = zmq.Poller()
+        self._poller.register(self._planes, zmq.POLLIN)
+        self._poller.register(self._woken, zmq.POLLIN)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._context.destroy(linger=0)
+
+    def wake(self) -> None:
+        """End a `receive` that waits; from any thread."""
+        with self._context.socket(zmq.PUSH) as waker:
+            waker.connect(self._wake_name)
+            waker.send(b"")
+
+    def receive(self, timeout_s: float) -> PlaneMessage | PlanesEnd | SourceHeader | None:
+        """What comes next, or None after `timeout_s` or when woken.
+
+        Bad messages are passed over, and counted in the log.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_ms = max(0, round((deadline - time.monotonic()) * 1000))
+            ready = dict(self._poller.poll(left_ms))
+            if self._woken in ready:
+                self._woken.recv()
+                return None
+            if self._planes not in ready:
+                return None
+            frames = self._planes.recv_multipart(copy=False)
+            try:
+                message = decode_plane([frame.buffer for frame in frames])
+            except ProtocolError as error:
+                self._tell_refused(str(error))
+                continue
+            sender = message[0].sender if isinstance(message, tuple) else message.sender
+            if self._only_from in (None, sender):
+                return message
+            self._tell_refused("from a stranger")
+
+    def _tell_refused(self, why: str) -> None:
+        self._refused += 1
+        if time.monotonic() >= self._next_tell:
+            self._next_tell = time.monotonic() + _TELL_REFUSED_EVERY_S
+            logger.warning(
+                "%s: %d messages refused so far: %s", self.endpoint, self._refused, why[:500]
+            )
