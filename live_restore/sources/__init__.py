@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from live_restore.interfaces import Source
-from live_restore.profile import AcquisitionSource, FolderSource, Profile, SimulatedSource
+from live_restore.profile import (
+    AcquisitionSource,
+    FolderSource,
+    IngestSource,
+    MicroManagerSource,
+    Profile,
+    SimulatedSource,
+)
 
 __all__ = ["open_source"]
 
@@ -23,3 +30,11 @@ def open_source(profile: Profile) -> Source:
             from live_restore.sources.acquisition import OwnAcquisition
 
             return OwnAcquisition(settings)
+        case IngestSource() as settings:
+            from live_restore.sources.ingest import Ingest
+
+            return Ingest(settings)
+        case MicroManagerSource() as settings:
+            from live_restore.sources.micromanager import MicroManager
+
+            return MicroManager(settings)

@@ -1,0 +1,1 @@
+"""The process that follows Micro-Manager's acquisitions through its Java bridge."""
