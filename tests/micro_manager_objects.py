@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from tests.java_objects import JavaList, JavaObject, java
+from tests.micro_manager_dialog import Compatibility, Core, SequenceSettings
+
 STUDIO = "org.micromanager.Studio"
 COORDS = "org.micromanager.data.Coords"
 AXES = {"t": "time", "p": "position", "c": "channel", "z": "z"}
@@ -109,42 +112,6 @@ class Acquisition:
 
 def _text(value: str) -> dict[str, str]:
     return {"type": "STRING", "scalar": value}
-
-
-def java(returns: str, *arguments: str) -> Any:
-    """Marks a method that clients see, with its Java types."""
-
-    def mark(function: Any) -> Any:
-        function.java = {"arguments": list(arguments), "return-type": returns}
-        return function
-
-    return mark
-
-
-class JavaObject:
-    java_class = "java.lang.Object"
-    interfaces: tuple[str, ...] = ()
-
-    @classmethod
-    def api(cls) -> list[dict[str, Any]]:
-        methods = {name: getattr(cls, name) for name in dir(cls)}
-        return [{"name": n, **m.java} for n, m in methods.items() if hasattr(m, "java")]
-
-
-class JavaList(JavaObject):
-    java_class = "java.util.ArrayList"
-    interfaces = ("java.util.List",)
-
-    def __init__(self, items: list[Any]) -> None:
-        self.items = items
-
-    @java("int")
-    def size(self) -> int:
-        return len(self.items)
-
-    @java("java.lang.Object", "int")
-    def get(self, index: int) -> Any:
-        return self.items[index]
 
 
 class Coords(JavaObject):
@@ -327,6 +294,10 @@ class Acquisitions(JavaObject):
     def isAcquisitionRunning(self) -> bool:  # noqa: N802
         return any(not store.isFrozen() for store in self.stores)
 
+    @java("org.micromanager.acquisition.SequenceSettings")
+    def getAcquisitionSettings(self) -> SequenceSettings:  # noqa: N802
+        return SequenceSettings()
+
 
 class Data(JavaObject):
     java_class = "org.micromanager.data.internal.DefaultDataManager"
@@ -384,3 +355,11 @@ class Studio(JavaObject):
     @java("org.micromanager.acquisition.internal.AcquisitionEngine")
     def getAcquisitionEngine(self) -> Engine:  # noqa: N802
         return Engine(self.stores)
+
+    @java("org.micromanager.CompatibilityInterface")
+    def compat(self) -> Compatibility:
+        return Compatibility()
+
+    @java("mmcorej.CMMCore")
+    def core(self) -> Core:
+        return Core()

@@ -23,7 +23,7 @@ from pyjavaz import JavaObject
 from live_restore.sources.bridge.plan import Plan, read_map, read_plan
 from live_restore.sources.bridge.walk import Place
 
-__all__ = ["ImageFacts", "Store", "Studio", "quieten_bridge"]
+__all__ = ["ImageFacts", "Store", "Studio", "connect", "quieten_bridge"]
 
 logger = logging.getLogger(__name__)
 
@@ -160,9 +160,7 @@ class Studio:
     """
 
     def __init__(self, port: int, timeout_s: float) -> None:
-        self._studio = JavaObject(
-            "org.micromanager.Studio", port=port, timeout=round(timeout_s * 1000)
-        )
+        self._studio = connect(port, timeout_s)
         self._acquisitions = self._studio.acquisitions()
         self._displays = self._studio.displays()
         self._data = self._studio.data()
@@ -194,6 +192,11 @@ class Studio:
         """Let go of everything that Micro-Manager holds for this connection."""
         del self._acquisitions, self._displays, self._data, self._studio
         gc.collect()
+
+
+def connect(port: int, timeout_s: float) -> Any:
+    """Micro-Manager's ``Studio``; `timeout_s` is for the first answer, later ones have none."""
+    return JavaObject("org.micromanager.Studio", port=port, timeout=round(timeout_s * 1000))
 
 
 def quieten_bridge() -> None:
