@@ -1,5 +1,6 @@
 """What the README says is run."""
 
+import json
 import re
 import shlex
 import shutil
@@ -7,17 +8,24 @@ import threading
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from live_restore.cli.main import build_parser
-from live_restore.profile import PublishSettings
+from live_restore.interfaces import StopSignal
+from live_restore.plane_protocol import PlaneHeader
+from live_restore.profile import IngestSource, PublishSettings
 from live_restore.sinks.publisher import Publisher
+from live_restore.sources.ingest import Ingest
 from live_restore.train.config import check_config
+from live_restore.volume import Plane
 from tests.conftest import DATA, live_restore, make_restored, wait_for
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+MICRO_MANAGER = (ROOT / "docs" / "micro-manager.md").read_text(encoding="utf-8")
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 
 
 def commands(text):
@@ -39,7 +47,7 @@ def test_the_readme_has_the_two_commands_that_do_everything():
     assert 'pip install ".[test]" && pytest' in README
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *commands(MODELS)])
+@pytest.mark.parametrize("command", [*COMMANDS, *commands(MODELS), *commands(MICRO_MANAGER)])
 def test_each_documented_command_is_one(command):
     build_parser().parse_args(shlex.split(command.partition(">")[0])[1:])
 
@@ -105,6 +113,29 @@ def test_the_python_client_runs_as_written(file, endpoints, capsys):
     else:
         names["socket"].context.destroy(linger=0)
         assert (names["volume"] == make_restored().data).all()
+
+
+def test_the_documented_sender_of_planes_runs_as_written(endpoints):
+    code = re.findall(r"```python\n(.*?)```", PROTOCOL, re.DOTALL)[1]
+    assert IngestSource(kind="ingest").endpoint in code
+    events, stop, names = [], StopSignal(), {}
+    with Ingest(IngestSource(kind="ingest", endpoint=endpoints[0])) as source:
+        exec(code.replace("tcp://127.0.0.1:5558", endpoints[0]), names)
+        for event in source.events(stop):
+            events.append(event)
+            if sum(isinstance(one, Plane) for one in events) == 10:
+                stop.set()
+    names["socket"].context.destroy(linger=0)
+    assert events[0].shape_zyx == (10, 64, 64)
+    assert events[0].voxel_size_um == (0.3, 0.1, 0.1)
+    np.testing.assert_array_equal(
+        [e for e in events if isinstance(e, Plane)][-1].data, names["plane"]
+    )
+
+
+def test_the_documented_schema_of_planes_is_the_present_one():
+    schema = json.dumps(PlaneHeader.model_json_schema(), indent=2, sort_keys=True) + "\n"
+    assert (ROOT / "docs" / "plane.schema.json").read_text(encoding="utf-8") == schema
 
 
 def test_the_documented_links_exist():

@@ -45,6 +45,7 @@ def _run(options: argparse.Namespace) -> int:
 
     kinds: tuple[Kind, ...] = ("restored", "raw") if options.raw else ("restored",)
     left = options.count
+    source = ""
     with Subscriber(
         options.endpoint, kinds, control=options.control, from_start=options.from_start
     ) as subscriber:
@@ -59,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
                 line = _as_json(message, options.checksums) if options.json else _as_text(message)
                 print(line, flush=True)
             elif not options.json:
-                _print_event(message)
+                source = _print_event(message, source)
     return 0
 
 
@@ -89,10 +90,14 @@ def _as_json(message: VolumeMessage, with_checksums: bool) -> str:
     return json.dumps(body)
 
 
-def _print_event(message: Message) -> None:
-    from live_restore.client import EndHeader, SkippedHeader, StartHeader
+def _print_event(message: Message, source: str) -> str:
+    """Print what happened; what the source does, when that is another thing than `source`."""
+    from live_restore.client import EndHeader, Heartbeat, SkippedHeader, StartHeader
 
     match message:
+        case Heartbeat(source=now) if now and now != source:
+            print(f"-- {now}", flush=True)
+            return now
         case StartHeader():
             print(f"-- {message.acquisition} starts, {message.shape} {message.type}", flush=True)
         case EndHeader():
@@ -103,5 +108,4 @@ def _print_event(message: Message) -> None:
                 f"{message.channel}: {message.reason}",
                 flush=True,
             )
-        case _:
-            return
+    return source
