@@ -11,7 +11,7 @@ from live_restore.errors import SourceError
 from live_restore.interfaces import StopSignal
 from live_restore.profile import FolderSource
 from live_restore.sources.folder import Folder, acquisition_name
-from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane
+from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, SourceState
 from tests.conftest import wait_for
 
 STACK = np.arange(4 * 5 * 6, dtype="u2").reshape(4, 5, 6)
@@ -58,7 +58,8 @@ class Watching:
     def _run(self):
         try:
             for event in self.source.events(self.stop):
-                self.events.append(event)
+                if not isinstance(event, SourceState):
+                    self.events.append(event)
         except Exception as error:  # noqa: BLE001 - raised again by the test's thread
             self.error = error
 

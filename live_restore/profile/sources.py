@@ -47,7 +47,11 @@ class SimulatedSource(Table):
 
 
 class FolderSource(Table):
-    """A folder into which finished TIFF stacks are saved."""
+    """A folder into which TIFF stacks are saved.
+
+    Acquisitions in Micro-Manager's own layouts (NDTiff, image stack files, separate image files) are
+    taken plane by plane while they are written; other stacks when they are finished.
+    """
 
     kind: Literal["folder"]
     """Which source this table describes."""
@@ -63,6 +67,11 @@ class FolderSource(Table):
     """Look for changes by listing only; needed on network shares, which send no events."""
     voxel_size_um: Voxel | None = None
     """Voxel size (z, y, x) for files that don't say theirs."""
+    num_slices: PositiveInt | None = None
+    """Planes per stack of growing acquisitions that don't say it, as pycromanager's own; without it, learned
+    from their first stacks."""
+    idle_s: PositiveFloat = 600.0
+    """A growing acquisition to which nothing is added for so long is over."""
 
 
 class MicroManagerSource(Table):

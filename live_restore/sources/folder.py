@@ -1,9 +1,10 @@
-"""A watched folder: finished TIFF stacks are taken as they appear."""
+"""A watched folder: finished TIFF stacks as they appear, Micro-Manager's acquisitions as they grow."""
 
 from __future__ import annotations
 
 import logging
 import queue
+import re
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -19,14 +20,20 @@ from watchdog.observers.polling import PollingObserver
 from live_restore.errors import SourceError
 from live_restore.interfaces import Event, StopSignal
 from live_restore.profile import FolderSource
+from live_restore.sources.growing import Growing
+from live_restore.sources.incoming import Defaults
+from live_restore.sources.layouts import recognise
 from live_restore.sources.tiff_stack import TIFF_SUFFIXES, TiffStack
-from live_restore.volume import AcquisitionEnd
+from live_restore.volume import AcquisitionEnd, SourceState
 
 __all__ = ["Folder", "acquisition_name"]
 
 logger = logging.getLogger(__name__)
 
 _NOT_MEANT_FOR_US = ("thumbs.db", "desktop.ini")
+_TICK_S = 1.0
+# What Micro-Manager and pycromanager call the files of a dataset; only of those the bytes are asked.
+_OF_A_DATASET = re.compile(r"NDTiff\.index|.*NDTiffStack(_\d+)?\.tif|.*_MMStack.*\.tif|img_.*\.tif")
 _OPEN_RETRY_S = 5.0  # a file that doesn't open may still be on its way: warn only after this
 
 
@@ -57,8 +64,9 @@ class _Waiting:
 class Folder:
     """A source that watches a folder and everything in it.
 
-    A file is taken when its size and time stood still for ``settle_s`` and it opens whole. What
-    isn't a z-stack is left alone with one warning; should it change, it is looked at again.
+    Acquisitions in one of Micro-Manager's layouts are taken plane by plane while they are written.
+    Any other file is taken when its size and time stood still for ``settle_s`` and it opens whole.
+    What isn't a z-stack is left alone with one warning; should it change, it is looked at again.
 
     Parameters
     ----------
@@ -77,6 +85,8 @@ class Folder:
         self._settled: dict[Path, _Look] = {}
         self._waiting: dict[Path, _Waiting] = {}
         self._names: dict[str, Path] = {}
+        self._growing: dict[Path, Growing] = {}
+        self._old: set[Path] = set()  # datasets that aren't to be taken
 
     def __enter__(self) -> Self:
         self._root = self._settings.path.resolve()
@@ -95,7 +105,11 @@ class Folder:
                 "or raise the system's limit of watches"
             ) from error
         if self._settings.existing == "ignore":
-            self._settled = {p: look for p in self._list() if (look := _Look.at(p))}
+            files = self._list()
+            self._settled = {p: look for p in files if (look := _Look.at(p))}
+            self._old = {
+                layout.path for p in files if _of_a_dataset(p) and (layout := recognise(p))
+            }
         return self
 
     def __exit__(
@@ -106,22 +120,30 @@ class Folder:
     ) -> None:
         self._observer.stop()
         self._observer.join()
+        for growing in self._growing.values():
+            growing.close()
 
     def events(self, stop: StopSignal) -> Generator[Event, None, None]:
-        """See `Source.events`; each file is an acquisition."""
+        """See `Source.events`; each file or dataset is an acquisition."""
         stop.call(lambda: self._touched.put(None))
         logger.info("watching %s", self._root)
-        next_scan = time.monotonic()
+        next_scan = next_tick = time.monotonic()
         while not stop.is_set():
             if time.monotonic() >= next_scan:
                 for path in self._list():
                     self._notice(path)
                 next_scan = time.monotonic() + self._settings.rescan_s
+            now = time.monotonic()
+            for growing in [one for one in self._growing.values() if one.next_look_s <= now]:
+                yield from growing.poll(stop)
             for path in self._due():
                 if stop.is_set():
                     return
                 yield from self._take(path, stop)
-            self._wait_for_touches(self._next_due(next_scan))
+            if time.monotonic() >= next_tick:
+                yield SourceState(f"watching {self._root}")
+                next_tick = time.monotonic() + _TICK_S
+            self._wait_for_touches(min(next_tick, self._next_due(next_scan)))
 
     def _list(self) -> list[Path]:
         try:
@@ -131,7 +153,9 @@ class Folder:
             return []
 
     def _notice(self, path: Path) -> None:
-        """Start the clock of a file that is new or changed."""
+        """Start the clock of a file that is new or changed, or look at the dataset it is of."""
+        if self._is_of_dataset(path):
+            return
         look = _Look.at(path)
         if look is None or self._is_ignored(path):
             self._waiting.pop(path, None)
@@ -139,6 +163,32 @@ class Folder:
             waiting = self._waiting.get(path)
             if waiting is None or waiting.look != look:
                 self._waiting[path] = _Waiting(look, time.monotonic())
+
+    def _is_of_dataset(self, path: Path) -> bool:
+        """Whether a path belongs to one of Micro-Manager's datasets; then that one is looked at."""
+        for folder in (path, *path.parents):
+            if folder in self._old:
+                return True
+            if (growing := self._growing.get(folder)) is not None:
+                growing.touch()
+                return True
+        if not _of_a_dataset(path) or self._is_ignored(path):
+            return False
+        layout = recognise(path)
+        if layout is None:
+            return False
+        settings, voxel = self._settings, self._settings.voxel_size_um
+        self._growing[layout.path] = Growing(
+            layout,
+            self._name(layout.path),
+            Defaults(
+                settings.num_slices,
+                voxel[2] if voxel else None,
+                voxel[0] if voxel else None,
+            ),
+            settings.idle_s,
+        )
+        return True
 
     def _is_ignored(self, path: Path) -> bool:
         if path.name.startswith((".", "~$")) or path.name.lower() in _NOT_MEANT_FOR_US:
@@ -154,6 +204,9 @@ class Folder:
         for path, waiting in list(self._waiting.items()):
             if now - waiting.since < self._settings.settle_s:
                 continue
+            if self._is_of_dataset(path):  # what was written later tells
+                del self._waiting[path]
+                continue
             look = _Look.at(path)
             if look == waiting.look:
                 due.append((look.mtime_ns, path))
@@ -165,7 +218,13 @@ class Folder:
 
     def _next_due(self, next_scan: float) -> float:
         settle = self._settings.settle_s
-        return min([next_scan, *(waiting.since + settle for waiting in self._waiting.values())])
+        return min(
+            [
+                next_scan,
+                *(waiting.since + settle for waiting in self._waiting.values()),
+                *(growing.next_look_s for growing in self._growing.values()),
+            ]
+        )
 
     def _wait_for_touches(self, until: float) -> None:
         """Wait for the file system to speak, or until a time on the monotonic clock."""
@@ -215,7 +274,9 @@ class Folder:
         self._settled[path] = self._waiting.pop(path).look
 
     def _name(self, path: Path) -> str:
-        """A name of its own for each file."""
+        """A name of its own for each file or dataset."""
+        if path == self._root:
+            return path.name
         name = acquisition_name(path.relative_to(self._root))
         if self._names.setdefault(name, path) != path:
             name = path.relative_to(self._root).as_posix()
@@ -234,6 +295,10 @@ class _Touches(FileSystemEventHandler):
         if event.event_type in ("created", "modified", "moved", "closed"):
             path = event.dest_path or event.src_path
             self._touched.put(Path(path if isinstance(path, str) else path.decode()))
+
+
+def _of_a_dataset(path: Path) -> bool:
+    return _OF_A_DATASET.fullmatch(path.name) is not None
 
 
 def acquisition_name(path: PurePath) -> str:
