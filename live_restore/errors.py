@@ -1,6 +1,7 @@
 """The error tree: each message says what was expected, what came, where, and what to do."""
 
 __all__ = [
+    "LedgerError",
     "LiveRestoreError",
     "ModelError",
     "NoAnswerError",
@@ -34,6 +35,10 @@ class RestoreError(LiveRestoreError):
 
 class SinkError(LiveRestoreError):
     """A restored volume can't be published or written."""
+
+
+class LedgerError(LiveRestoreError):
+    """The record of what was restored can't be opened or read."""
 
 
 class ProtocolError(LiveRestoreError):

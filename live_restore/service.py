@@ -25,6 +25,7 @@ from live_restore.errors import LiveRestoreError, SinkError
 from live_restore.interfaces import Event, Item, Restorer, Sink, Source, StopSignal
 from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
 from live_restore.profile import Profile
+from live_restore.record import Record, open_ledger
 from live_restore.restore import open_restorer
 from live_restore.sinks import open_sinks
 from live_restore.sources import open_source
@@ -96,7 +97,11 @@ class Service:
             # Sinks first: viewers connect while the model loads.
             sinks = {n: opened.enter_context(s) for n, s in open_sinks(self._profile).items()}
             restorer = opened.enter_context(open_restorer(self._profile.model))
-            source = opened.enter_context(open_source(self._profile))
+            ledger = open_ledger(self._profile)
+            if ledger is not None:
+                opened.enter_context(ledger)
+            self._record = Record(ledger, self._profile)
+            source = opened.enter_context(open_source(self._profile, ledger))
             if self._on_ready:
                 self._on_ready()
             return self._run(source, restorer, sinks)
@@ -206,6 +211,7 @@ class Service:
         match event:
             case AcquisitionInfo():
                 self._take(self._assembler.start(event), inbox)
+                self._record.start(event)
                 self._outstanding.start(event.acquisition)
                 self._send(event)
             case Plane():
@@ -218,6 +224,7 @@ class Service:
     def _end(self, end: AcquisitionEnd, inbox: VolumeQueue[Volume]) -> None:
         try:
             self._take(self._assembler.end(end.acquisition), inbox)
+            self._record.end(end)
         finally:
             if self._outstanding.end(end):
                 self._send(end)
@@ -234,6 +241,7 @@ class Service:
         for one in settled:
             self.counts["seen"] += 1
             self._outstanding.add(one.key)
+            self._record.seen(one.key)
             if isinstance(one, Skipped):
                 self._skip(one)
                 continue
@@ -255,16 +263,18 @@ class Service:
             restored = restorer.restore(volume)
         except LiveRestoreError as error:
             # Understood, and this volume's own fault: however many there are, the next may be well.
-            self._skip(Skipped(volume.key, str(error)))
+            self._skip(Skipped(volume.key, str(error), is_final=True))
             return
         self.counts["restored"] += 1
+        self._record.restored(volume.key)
         logger.debug("%s: restored in %.3f s", volume.key, restored.timing_s["restoring"])
         self._send(restored)
         self._settle(volume.key)
 
     def _restore_failed(self, volume: Volume, error: Exception) -> None:
         logger.error("%s: restoration failed", volume.key, exc_info=error)
-        self._skip(Skipped(volume.key, f"restoration failed: {type(error).__name__}: {error}"))
+        reason = f"restoration failed: {type(error).__name__}: {error}"
+        self._skip(Skipped(volume.key, reason, is_final=True))
 
     def _after_restoring(self, inbox: VolumeQueue[Volume], stage: Stage[Volume]) -> None:
         for volume in inbox.clear():  # only where the stage died
@@ -286,6 +296,8 @@ class Service:
         def send(item: Item) -> None:
             try:
                 sink.send(item)
+                if isinstance(item, Restored):
+                    self._record.sent(name, item)
             except SinkError as error:
                 self.counts["sink failures"] += 1
                 logger.error("%s", error)
@@ -312,6 +324,7 @@ class Service:
     def _skip(self, skipped: Skipped) -> None:
         self.counts["skipped"] += 1
         logger.warning("%s: skipped: %s", skipped.key, skipped.reason)
+        self._record.skipped(skipped)
         self._send(skipped)
         self._settle(skipped.key)
 

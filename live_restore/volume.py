@@ -72,6 +72,8 @@ class AcquisitionInfo:
         UTC.
     origin : str
         Where it comes from, for people: a file, a camera.
+    version : str
+        Of the file, by its size and time; empty where there is none.
     """
 
     acquisition: str
@@ -83,6 +85,7 @@ class AcquisitionInfo:
     num_times: int | None = None
     started_at: datetime = field(default_factory=utc_now)
     origin: str = ""
+    version: str = ""
 
     @property
     def volume_nbytes(self) -> int:
@@ -214,11 +217,24 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A volume that was seen and not restored, and why."""
+    """A volume that was seen and not restored, and why.
+
+    Attributes
+    ----------
+    key : VolumeKey
+        Which.
+    reason : str
+        In words.
+    at : datetime
+        UTC.
+    is_final : bool
+        It can't be restored; otherwise it may when it is seen again.
+    """
 
     key: VolumeKey
     reason: str
     at: datetime = field(default_factory=utc_now)
+    is_final: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ def run(monkeypatch, tiny_model, tmp_path):
             service_module, "open_restorer", lambda settings: restorer or FakeRestorer()
         )
         if source:
-            monkeypatch.setattr(service_module, "open_source", lambda profile: source)
+            monkeypatch.setattr(service_module, "open_source", lambda profile, ledger: source)
         service = Service(profile)
         helper = threading.Thread(target=during, args=(service,)) if during else None
         if helper:
@@ -321,7 +321,7 @@ def test_live_order_passes_over_old_volumes_of_a_source_that_cannot_wait(run, mo
 
 def test_skips_reach_viewers(tiny_model, endpoints, tmp_path, monkeypatch):
     source = Scripted([INFO, *planes(0, 2), AcquisitionEnd("run")])
-    monkeypatch.setattr(service_module, "open_source", lambda profile: source)
+    monkeypatch.setattr(service_module, "open_source", lambda profile, ledger: source)
     monkeypatch.setattr(
         service_module, "open_restorer", lambda settings: FakeRestorer(lambda v: None)
     )

@@ -21,7 +21,9 @@ from live_restore.cli import (
     models,
     profiles,
     restore,
+    retry,
     run,
+    status,
     train,
 )
 from live_restore.errors import LiveRestoreError, ProfileError
@@ -34,6 +36,8 @@ _COMMANDS = (
     check,
     run,
     listen,
+    status,
+    retry,
     restore,
     evaluate,
     train,

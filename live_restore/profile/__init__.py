@@ -16,6 +16,7 @@ from live_restore.profile.sources import (
     SourceSettings,
 )
 from live_restore.profile.tables import (
+    LedgerSettings,
     ModelSettings,
     Profile,
     PublishSettings,
@@ -28,6 +29,7 @@ __all__ = [
     "AcquisitionSource",
     "FolderSource",
     "IngestSource",
+    "LedgerSettings",
     "MicroManagerSource",
     "ModelSettings",
     "Profile",

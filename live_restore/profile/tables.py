@@ -11,6 +11,7 @@ from live_restore.profile.fields import Endpoint, ModelPath, ProfilePath, Table
 from live_restore.profile.sources import FolderSource, SourceSettings
 
 __all__ = [
+    "LedgerSettings",
     "ModelSettings",
     "Profile",
     "PublishSettings",
@@ -66,6 +67,14 @@ class QueueSettings(Table):
     """How long the queues may drain after the first signal to stop."""
 
 
+class LedgerSettings(Table):
+    """Where it is kept what became of each volume, so that a restart restores none twice."""
+
+    folder: ProfilePath | None = None
+    """Of the ledger's file; without it, where this computer keeps the state of programs. On a disk of this
+    computer."""
+
+
 class StackSettings(Table):
     """When a z-stack counts as whole."""
 
@@ -93,6 +102,8 @@ class Profile(Table):
     """When a z-stack counts as whole."""
     queue: QueueSettings = QueueSettings()
     """What waits in between."""
+    ledger: LedgerSettings = LedgerSettings()
+    """What became of each volume."""
 
     @model_validator(mode="after")
     def _written_outside_the_watched_folder(self) -> Profile:

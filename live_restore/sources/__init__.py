@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from live_restore.interfaces import Source
+from live_restore.ledger import Ledger
 from live_restore.profile import (
     AcquisitionSource,
     FolderSource,
@@ -15,8 +16,16 @@ from live_restore.profile import (
 __all__ = ["open_source"]
 
 
-def open_source(profile: Profile) -> Source:
-    """The source that a profile asks for; enter it to open it."""
+def open_source(profile: Profile, ledger: Ledger | None = None) -> Source:
+    """The source that a profile asks for; enter it to open it.
+
+    Parameters
+    ----------
+    profile : Profile
+        Says which.
+    ledger : Ledger, optional
+        Knows which volumes need not come again.
+    """
     match profile.source:
         case SimulatedSource() as settings:
             from live_restore.sources.simulated import Simulated
@@ -25,7 +34,8 @@ def open_source(profile: Profile) -> Source:
         case FolderSource() as settings:
             from live_restore.sources.folder import Folder
 
-            return Folder(settings, ignore=profile.write.folder if profile.write else None)
+            ignore = profile.write.folder if profile.write else None
+            return Folder(settings, ignore, ledger)
         case AcquisitionSource() as settings:
             from live_restore.sources.acquisition import OwnAcquisition
 

@@ -7,7 +7,7 @@ import queue
 import re
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Self
@@ -19,6 +19,7 @@ from watchdog.observers.polling import PollingObserver
 
 from live_restore.errors import SourceError
 from live_restore.interfaces import Event, StopSignal
+from live_restore.ledger import Ledger, Origin
 from live_restore.profile import FolderSource
 from live_restore.sources.growing import Growing
 from live_restore.sources.incoming import Defaults
@@ -43,6 +44,11 @@ class _Look:
 
     size: int
     mtime_ns: int
+
+    @property
+    def version(self) -> str:
+        """Tells it from the same file with other content."""
+        return f"{self.size}-{self.mtime_ns}"
 
     @classmethod
     def at(cls, path: Path) -> Self | None:
@@ -74,11 +80,16 @@ class Folder:
         Which folder and how.
     ignore : pathlib.Path, optional
         A folder inside that is not watched, where results are written.
+    ledger : Ledger, optional
+        Knows what was restored before this program started.
     """
 
     is_durable = True
 
-    def __init__(self, settings: FolderSource, ignore: Path | None = None) -> None:
+    def __init__(
+        self, settings: FolderSource, ignore: Path | None = None, ledger: Ledger | None = None
+    ) -> None:
+        self._ledger = ledger
         self._settings = settings
         self._ignore = ignore.resolve() if ignore else None
         self._touched: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
@@ -130,6 +141,7 @@ class Folder:
         next_scan = next_tick = time.monotonic()
         while not stop.is_set():
             if time.monotonic() >= next_scan:
+                self._look_again()
                 for path in self._list():
                     self._notice(path)
                 next_scan = time.monotonic() + self._settings.rescan_s
@@ -144,6 +156,13 @@ class Folder:
                 yield SourceState(f"watching {self._root}")
                 next_tick = time.monotonic() + _TICK_S
             self._wait_for_touches(min(next_tick, self._next_due(next_scan)))
+
+    def _look_again(self) -> None:
+        """Forget what the user wants tried again."""
+        for name in self._ledger.take_retries() if self._ledger else ():
+            self._settled.pop(Path(name), None)
+            if (growing := self._growing.pop(Path(name), None)) is not None:
+                growing.close()
 
     def _list(self) -> list[Path]:
         try:
@@ -187,6 +206,7 @@ class Folder:
                 voxel[0] if voxel else None,
             ),
             settings.idle_s,
+            self._ledger.settled(Origin(str(layout.path))) if self._ledger else frozenset(),
         )
         return True
 
@@ -243,6 +263,11 @@ class Folder:
             self._settle(path)
             return
         name = self._name(path)
+        origin = Origin(str(path), waiting.look.version)
+        if self._ledger and self._ledger.is_done(origin):
+            logger.debug("%s: restored before", path)
+            self._settle(path)
+            return
         try:
             stack = TiffStack(path, name, self._settings.voxel_size_um)
         except (SourceError, OSError) as error:
@@ -257,10 +282,11 @@ class Folder:
         self._settle(path)
         with stack:
             logger.info("%s: %s", path.name, _describe(stack))
-            yield stack.info
+            yield replace(stack.info, version=origin.version)
+            settled = self._ledger.settled(origin) if self._ledger else frozenset()
             reason = "finished"
             try:
-                for plane in stack.planes():
+                for plane in stack.planes(settled):
                     if stop.is_set():
                         reason = "stopped"
                         break

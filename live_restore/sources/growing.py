@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from pydantic import ValidationError
 
 from live_restore.errors import SourceError
 from live_restore.interfaces import Event, StopSignal
+from live_restore.ledger import Place
 from live_restore.plane_protocol import PlaneHeader, PlanesEnd
 from live_restore.sources.incoming import Defaults, Incoming
 from live_restore.sources.layouts import Layout, PlaneOnDisk
@@ -39,6 +40,8 @@ class Growing:
         What its files may not tell.
     idle_s : float
         It is over when nothing came for so long, where its files don't tell that it is.
+    settled : container of Place
+        Stacks that aren't wanted.
 
     Attributes
     ----------
@@ -48,7 +51,15 @@ class Growing:
         When to `poll` again, on the monotonic clock; after its end only when it is touched.
     """
 
-    def __init__(self, layout: Layout, name: str, defaults: Defaults, idle_s: float) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        name: str,
+        defaults: Defaults,
+        idle_s: float,
+        settled: Container[Place] = frozenset(),
+    ) -> None:
+        self._settled = settled
         self.is_over = False
         self.next_look_s = 0.0
         self._layout = layout
@@ -92,6 +103,8 @@ class Growing:
     def _take(self, plane: PlaneOnDisk) -> Iterator[Event]:
         self._grew_s = time.monotonic()
         self.is_over = False
+        if (plane.position, plane.time, plane.channel) in self._settled:
+            return
         info = self._layout.info()
         try:
             data = plane.read()

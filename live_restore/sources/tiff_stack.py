@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -92,8 +92,13 @@ class TiffStack:
         """Time points in the file."""
         return self._layout.num_times
 
-    def planes(self) -> Iterator[Plane]:
+    def planes(self, settled: Container[tuple[str, int, str]] = ()) -> Iterator[Plane]:
         """All planes, stack by stack, each read when it is asked for.
+
+        Parameters
+        ----------
+        settled : container of tuple
+            Position, time and channel of stacks that aren't wanted.
 
         Raises
         ------
@@ -104,6 +109,8 @@ class TiffStack:
         for series, position in zip(self._series, info.positions, strict=True):
             for time in range(self.num_times):
                 for c, channel in enumerate(info.channels):
+                    if (position, time, channel) in settled:
+                        continue
                     key = VolumeKey(info.acquisition, position, time, channel)
                     for z in range(info.shape_zyx[0]):
                         yield Plane(key, z, self._read(series, (time, c, z)))

@@ -1,0 +1,104 @@
+"""``live-restore status``: what became of a profile's volumes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from live_restore.ledger import Counts, Problem
+    from live_restore.profile import Profile
+
+__all__ = ["add_command"]
+
+_LATELY_S = 600.0
+
+
+def add_command(commands: Any) -> None:
+    """Add this command to the parser's."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "status",
+        help="how many volumes were seen, restored, skipped, and what waits",
+        description="Reads a profile's ledger, whether its daemon runs or not, and asks the daemon "
+        "what it is doing if it does.",
+    )
+    parser.add_argument("profile", help="a TOML file, or the name of a shipped profile")
+    parser.add_argument("--json", action="store_true", help="as one line of JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from live_restore.cli.profiles import open_profile
+    from live_restore.ledger import Counts, Problem
+    from live_restore.record import ledger_file, open_ledger
+
+    profile = open_profile(options.profile)
+    file = ledger_file(profile)
+    ledger = open_ledger(profile)
+    counts, problems = Counts(), list[Problem]()
+    if ledger is not None and file is not None and file.is_file():
+        with ledger:
+            counts, problems = ledger.counts(), ledger.problems()
+    source = _source(profile)
+    if options.json:
+        body = dataclasses.asdict(counts) | {
+            "eta_s": _eta_s(counts),
+            "source": source,
+            "ledger": str(file),
+            "problems": [dataclasses.asdict(one) for one in problems],
+        }
+        print(json.dumps(body))
+    else:
+        _print(counts, problems, source)
+    return 0
+
+
+def _source(profile: Profile) -> str | None:
+    """What the daemon says that its source is doing; None when none answers."""
+    from live_restore.client import Control
+    from live_restore.errors import ProtocolError
+
+    if profile.publish is None or profile.publish.control is None:
+        return None
+    with Control(profile.publish.control, timeout_s=1.0) as control:
+        try:
+            return str(control.status().get("source") or "running")
+        except ProtocolError:
+            return None
+
+
+def _eta_s(counts: Counts) -> float | None:
+    """When what waits will be restored at the rate of the last ten minutes."""
+    if not counts.waiting or not counts.restored_lately:
+        return None
+    return counts.waiting * _LATELY_S / counts.restored_lately
+
+
+def _print(counts: Counts, problems: list[Problem], source: str | None) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        "seen", "restored", "written", "waiting", "skipped", "failed", "per minute", "ETA"
+    )
+    eta_s = _eta_s(counts)
+    table.add_row(
+        str(counts.seen),
+        str(counts.restored + counts.written),
+        str(counts.written),
+        str(counts.waiting),
+        str(counts.skipped),
+        str(counts.failed),
+        f"{counts.restored_lately / (_LATELY_S / 60):.1f}",
+        "" if eta_s is None else f"{eta_s / 60:.0f} min",
+    )
+    console = Console()
+    console.print("daemon: " + escape(source or "doesn't answer"))
+    console.print(table)
+    for problem in problems:
+        console.print(f"{problem.state}: {problem.key}: {problem.reason}", markup=False)
+    if problems:
+        console.print("live-restore retry has skipped and failed ones restored again")

@@ -1,0 +1,105 @@
+"""The service's notes in its ledger, by the keys of its volumes."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from live_restore.ledger import Ledger, Origin
+from live_restore.profile import FolderSource, Profile, SimulatedSource
+from live_restore.sinks.writer import output_path
+from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Restored, Skipped, VolumeKey
+
+__all__ = ["Record", "ledger_file", "open_ledger"]
+
+_REMEMBERED = 10_000  # acquisitions that have ended; more never wait in the queues
+
+
+def ledger_file(profile: Profile) -> Path | None:
+    """Where a profile's ledger lies; None for a simulated microscope, which keeps none.
+
+    Another watched or written folder has another ledger, whatever the profile is called.
+    """
+    source = profile.source
+    if isinstance(source, SimulatedSource):
+        return None
+    name = source.path.resolve().name if isinstance(source, FolderSource) else source.kind
+    parts = [source.kind, str(profile.write.folder.resolve()) if profile.write else ""]
+    parts.append(str(source.path.resolve()) if isinstance(source, FolderSource) else "")
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    folder = profile.ledger.folder or user_state_path("live-restore")
+    return folder / f"{name}-{digest}.sqlite"
+
+
+def open_ledger(profile: Profile) -> Ledger | None:
+    """A profile's ledger; enter it to open it."""
+    file = ledger_file(profile)
+    return Ledger(file, is_written=profile.write is not None) if file is not None else None
+
+
+class Record:
+    """Writes down what becomes of each volume; thread-safe.
+
+    Parameters
+    ----------
+    ledger : Ledger or None
+        Where; nowhere without one.
+    profile : Profile
+        Says where volumes are written.
+    """
+
+    def __init__(self, ledger: Ledger | None, profile: Profile) -> None:
+        self._ledger = ledger
+        self._folder = profile.write.folder if profile.write else Path()
+        self._is_folder = isinstance(profile.source, FolderSource)
+        self._origins: dict[str, Origin] = {}
+        self._ended: deque[str] = deque()
+        self._lock = threading.Lock()
+
+    def start(self, info: AcquisitionInfo) -> None:
+        """An acquisition began."""
+        name = info.origin if self._is_folder else info.acquisition
+        with self._lock:
+            self._origins[info.acquisition] = Origin(name, info.version)
+
+    def end(self, end: AcquisitionEnd) -> None:
+        """All planes of an acquisition came."""
+        if self._ledger and end.reason == "finished" and end.acquisition in self._origins:
+            self._ledger.note_end(self._origins[end.acquisition])
+        with self._lock:
+            self._ended.append(end.acquisition)
+            if len(self._ended) > _REMEMBERED:
+                self._origins.pop(self._ended.popleft(), None)
+
+    def seen(self, key: VolumeKey) -> None:
+        """A volume came, whole or not."""
+        if self._ledger:
+            self._ledger.note_seen(self._origins[key.acquisition], key)
+
+    def restored(self, key: VolumeKey) -> None:
+        """It was restored."""
+        if self._ledger:
+            self._ledger.note_restored(self._origins[key.acquisition], key)
+
+    def skipped(self, skipped: Skipped) -> None:
+        """It was not."""
+        if self._ledger:
+            origin = self._origins[skipped.key.acquisition]
+            self._ledger.note_skipped(
+                origin, skipped.key, skipped.reason, is_final=skipped.is_final
+            )
+
+    def sent(self, sink: str, restored: Restored) -> None:
+        """A sink took it."""
+        if self._ledger is None:
+            return
+        origin = self._origins[restored.key.acquisition]
+        if sink == "write":
+            output = self._folder / output_path(restored.key, restored.info)
+            self._ledger.note_written(origin, restored.key, output)
+        elif sink == "publish":
+            self._ledger.note_published(origin, restored.key)
