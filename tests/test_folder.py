@@ -218,3 +218,22 @@ def test_a_folder_that_is_not_there_is_an_error_with_a_remedy(tmp_path):
 )
 def test_an_acquisition_is_named_after_its_file(path, name):
     assert acquisition_name(Path(path)) == name
+
+
+def test_a_new_file_goes_before_those_that_wait(tmp_path):
+    for number in range(5):
+        save(tmp_path / f"old{number}.tif")
+    settings = FolderSource(kind="folder", path=tmp_path, settle_s=0.0)
+    stop, ended = StopSignal(), []
+    with Folder(settings) as source:
+        for event in source.events(stop):
+            if not isinstance(event, AcquisitionEnd):
+                continue
+            ended.append(event.acquisition)
+            if len(ended) == 1:
+                save(tmp_path / "new.tif")
+                wait_for(lambda: not source._touched.empty(), "the file system's word")
+            elif len(ended) == 6:
+                stop.set()
+    assert ended.index("new") <= 2  # the one in hand may come between
+    assert len(set(ended)) == 6

@@ -152,6 +152,8 @@ class Folder:
                 if stop.is_set():
                     return
                 yield from self._take(path, stop)
+                if not self._touched.empty():
+                    break  # what is new goes before the rest of what was there
             if time.monotonic() >= next_tick:
                 yield SourceState(f"watching {self._root}")
                 next_tick = time.monotonic() + _TICK_S
