@@ -6,25 +6,35 @@ For pycromanager::
 
 and for pymmcore-plus::
 
-    core.mda.events.frameReady.connect(publish_planes("tcp://127.0.0.1:5558"))
+    hook = publish_planes("tcp://127.0.0.1:5558")
+    core.mda.events.frameReady.connect(hook)
+    core.mda.events.sequenceFinished.connect(hook.finish)
 
 The daemon's side is a profile with ``kind = "ingest"``. Needs numpy, pyzmq and pydantic only.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from live_restore.hook_axes import Place, Plan, plan_of_events, read_mda_event, read_pycromanager
+from live_restore.hook_axes import (
+    Place,
+    Plan,
+    distance,
+    plan_of_events,
+    read_mda_event,
+    read_pycromanager,
+)
 from live_restore.plane_protocol import PlaneHeader, PlanesEnd
 from live_restore.plane_sender import PlaneSender
 from live_restore.volume import utc_now
@@ -35,9 +45,21 @@ logger = logging.getLogger(__name__)
 
 _AWAIT_DAEMON_S = 0.25
 _TELL_AT = (1, 10, 100, 1000, 10_000)
+_MOST_NAME = 200  # characters, so that date and time find room
 
-PlaneHook = Callable[..., tuple[Any, Any]]
-"""``(image, metadata)`` in, the same out."""
+
+_Present = tuple[str, int]  # an acquisition's name, and how many planes were counted
+
+
+class PlaneHook(Protocol):
+    """``(image, metadata)`` in, the same out."""
+
+    finish: Callable[..., None]
+    """Tells the daemon that the acquisition is over; what it is called with is ignored."""
+
+    def __call__(self, image: Any, metadata: Any, more: Any = None) -> tuple[Any, Any]:
+        """Called for each plane from the acquisition's thread."""
+        ...
 
 
 def publish_planes(
@@ -53,7 +75,8 @@ def publish_planes(
     """A hook that hands each plane to the daemon and gives it back untouched.
 
     It never waits, never raises and never changes an image. Where no daemon listens, or one that
-    doesn't keep up, planes are let go; the daemon knows by their numbers how many.
+    doesn't keep up, planes are let go; the daemon knows by their numbers how many. Images are sent
+    as they are after it returned: code of yours that changes them in place must work on a copy.
 
     Parameters
     ----------
@@ -78,8 +101,25 @@ def publish_planes(
         For pycromanager's ``image_process_fn``, called from its processing thread, or for
         pymmcore-plus' ``frameReady``. Its attribute ``finish`` tells the daemon that an
         acquisition is over; needed where neither the end of pycromanager's thread nor the number
-        of planes tells it.
+        of planes tells it. It may be called with anything, as by ``sequenceFinished``.
+
+    Raises
+    ------
+    ValueError
+        What this acquisition is said to be can't be; the text says which part.
+    SourceError
+        `endpoint` is none.
     """
+    PlaneHeader(
+        sender="-",
+        acquisition=name,
+        z=0,
+        type="uint8",
+        shape=(1, 1),
+        num_slices=num_slices,
+        pixel_size_um=pixel_size_um,
+        z_step_um=z_step_um,
+    )
     plan = Plan(num_slices=num_slices, pixel_size_um=pixel_size_um, z_step_um=z_step_um)
     if events is not None:
         plan = plan.with_fallback(plan_of_events(events))
@@ -91,8 +131,12 @@ def publish_planes(
         publisher.publish(image, metadata, more)
         return image, metadata
 
-    publish_plane.finish = publisher.finish  # type: ignore[attr-defined]
-    return publish_plane
+    def finish(*_: Any) -> None:
+        publisher.finish()
+
+    hook = cast(PlaneHook, publish_plane)
+    hook.finish = finish
+    return hook
 
 
 @dataclass(slots=True)
@@ -110,8 +154,7 @@ class _Run:
             return
         stack = place.position, place.channel
         z, z_um = self.heights.get(stack, (place.z, place.z_um))
-        if z != place.z and z_um != place.z_um:
-            self.z_step_um = abs((place.z_um - z_um) / (place.z - z))
+        self.z_step_um = distance(place.z - z, place.z_um - z_um) or self.z_step_um
         self.heights[stack] = place.z, place.z_um
 
 
@@ -121,7 +164,7 @@ class PlanePublisher:
     Parameters
     ----------
     sender : PlaneSender
-        The way there.
+        The way there; closed when the publisher is gone, or the script ends.
     name : str
         Of the acquisitions.
     plan : Plan
@@ -141,7 +184,7 @@ class PlanePublisher:
         ends_with_thread: bool = True,
     ) -> None:
         self._sender = sender
-        self._name = name
+        self._name = name[:_MOST_NAME]
         self._plan = plan
         self._id = identity or uuid.uuid4().hex
         self._ends_with_thread = ends_with_thread
@@ -149,7 +192,11 @@ class PlanePublisher:
         self._lost = 0
         self._run: _Run | None = None
         self._lock = threading.Lock()
-        weakref.finalize(self, sender.close)  # also when the script ends
+        self._present: list[_Present] = []  # what is to be ended if the script ends now
+        last = weakref.finalize(self, _leave, sender, self._id, self._lock, self._present)
+        # Handlers run in reverse order: planes must be gone before pyzmq lets go of their memory.
+        last.atexit = False
+        atexit.register(last)
 
     def await_daemon(self) -> None:
         """Give the connection a moment, before anything is acquired."""
@@ -160,16 +207,23 @@ class PlanePublisher:
         """Called for each plane, from the acquisition's thread."""
         try:
             with self._lock:
-                self._publish(np.asarray(image), metadata, more)
+                number, self._number = self._number, self._number + 1
+                self._publish(number, np.asarray(image), metadata, more)
         except Exception:  # noqa: BLE001 - an acquisition goes before what this program wants of it
             self._tell_lost("a plane couldn't be sent; the acquisition goes on", with_cause=True)
 
     def finish(self, reason: str = "finished") -> None:
         """No more planes of the present acquisition will come."""
-        with self._lock:
-            self._end(self._run, reason)
+        self._finish(None, reason)
 
-    def _publish(self, image: NDArray[Any], metadata: Any, more: Any) -> None:
+    def _finish(self, run: _Run | None, reason: str) -> None:
+        try:
+            with self._lock:
+                self._end(run or self._run, reason)
+        except Exception:
+            logger.warning("live-restore isn't told of the acquisition's end", exc_info=True)
+
+    def _publish(self, number: int, image: NDArray[Any], metadata: Any, more: Any) -> None:
         if isinstance(metadata, Mapping):
             place = read_pycromanager(metadata)
             identity: Any = threading.current_thread()
@@ -179,9 +233,8 @@ class PlanePublisher:
         run = self._run
         if run is None or run.identity != identity:
             run = self._begin(identity)
-        header = self._header(run, place, image)
-        self._number += 1
-        if not self._sender.offer(header, image):
+        self._present[:] = [(run.name, number + 1)]
+        if not self._sender.offer(self._header(number, run, place, image), image):
             self._tell_lost("planes let go: no live-restore listens, or it doesn't keep up")
 
     def _begin(self, identity: Any) -> _Run:
@@ -199,21 +252,23 @@ class PlanePublisher:
     def _await_thread(self, run: _Run) -> None:
         """The processing thread of pycromanager ends with its acquisition."""
         run.identity.join()
-        with self._lock:
-            self._end(run, "finished")
+        self._finish(run, "finished")
 
     def _end(self, run: _Run | None, reason: str) -> None:
         if run is None or run is not self._run:
             return
         self._run = None
-        self._sender.say(PlanesEnd(sender=self._id, acquisition=run.name, reason=reason))
+        self._present.clear()
+        self._sender.say(
+            PlanesEnd(sender=self._id, acquisition=run.name, number=self._number, reason=reason)
+        )
 
-    def _header(self, run: _Run, place: Place, image: NDArray[Any]) -> PlaneHeader:
+    def _header(self, number: int, run: _Run, place: Place, image: NDArray[Any]) -> PlaneHeader:
         run.learn_z_step(place)
         plan = self._plan.with_fallback(place.plan)
         return PlaneHeader(
             sender=self._id,
-            number=self._number,
+            number=number,
             acquisition=run.name,
             position=place.position,
             time=place.time,
@@ -236,3 +291,17 @@ class PlanePublisher:
         self._lost += 1
         if self._lost in _TELL_AT:
             logger.warning("%s (%d so far)", what, self._lost, exc_info=with_cause)
+
+
+def _leave(
+    sender: PlaneSender, identity: str, lock: threading.Lock, present: list[_Present]
+) -> None:
+    """When the script ends: say so of an acquisition whose end wasn't told, and close."""
+    with lock:
+        for name, number in present:
+            sender.say(
+                PlanesEnd(
+                    sender=identity, acquisition=name, number=number, reason="the script ended"
+                )
+            )
+        sender.close()

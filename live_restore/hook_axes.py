@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-__all__ = ["Place", "Plan", "plan_of_events", "read_mda_event", "read_pycromanager"]
+__all__ = ["Place", "Plan", "distance", "plan_of_events", "read_mda_event", "read_pycromanager"]
+
+_STEP_DIGITS = 6  # heights are sums of steps in binary fractions; no stage resolves a picometre
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,23 +107,20 @@ def read_mda_event(event: Any, metadata: Mapping[str, Any]) -> Place:
     index = {str(key): int(value) for key, value in event.index.items()}
     others = {key: value for key, value in index.items() if key not in "tczp"}
     position = event.pos_name or str(index.get("p", 0))
-    sequence = event.sequence
+    channel = event.channel.config if event.channel is not None else "camera"
     plan = Plan(pixel_size_um=_positive(metadata.get("pixel_size_um")))
+    sequence = event.sequence
     if sequence is not None:
-        sizes = sequence.sizes
-        names = tuple(p.name or str(i) for i, p in enumerate(sequence.stage_positions))
-        plan = replace(
-            plan,
-            num_slices=max(1, sizes.get("z", 1)),
-            num_times=max(1, sizes.get("t", 1)),
-            channels=tuple(channel.config for channel in sequence.channels),
-            positions=names if not others else (),
-            z_step_um=_positive(getattr(sequence.z_plan, "step", None)),
-        )
+        plan = plan.with_fallback(_plan_of_sequence(sequence))
+        position = dict(enumerate(plan.positions)).get(index.get("p", 0), position)
+        channel = dict(enumerate(plan.channels)).get(index.get("c", 0), channel)
+        # Planes that only some positions have aren't planned: the end isn't told by their number.
+        if others or any(p.sequence is not None for p in sequence.stage_positions):
+            plan = replace(plan, positions=())
     return Place(
         position=_with_others(position, others),
         time=index.get("t", 0),
-        channel=event.channel.config if event.channel is not None else "camera",
+        channel=channel,
         z=index.get("z", 0),
         z_um=_number(event.z_pos),
         exposure_ms=_number(event.exposure) or _number(metadata.get("exposure_ms")),
@@ -127,6 +128,34 @@ def read_mda_event(event: Any, metadata: Mapping[str, Any]) -> Place:
         plan=plan,
         sequence=getattr(sequence, "uid", None),
     )
+
+
+def _plan_of_sequence(sequence: Any) -> Plan:
+    """The plan in a ``useq.MDASequence``."""
+    sizes = sequence.sizes
+    positions = (p.name or str(i) for i, p in enumerate(sequence.stage_positions))
+    return Plan(
+        num_slices=max(1, sizes.get("z", 1)),
+        num_times=max(1, sizes.get("t", 1)),
+        channels=_distinct(channel.config for channel in sequence.channels) or ("camera",),
+        positions=_distinct(positions) or ("0",),
+        z_step_um=_positive(getattr(sequence.z_plan, "step", None)),
+    )
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """The same names, numbered where they come again: they tell stacks apart."""
+    seen: Counter[str] = Counter()
+    distinct = []
+    for name in names:
+        seen[name] += 1
+        distinct.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(distinct)
+
+
+def distance(planes: int, rise_um: float) -> float | None:
+    """The distance between planes that are so many planes and so many µm apart."""
+    return _positive(round(abs(rise_um / planes), _STEP_DIGITS)) if planes else None
 
 
 def _channel(axes: Mapping[str, Any]) -> str:
@@ -145,9 +174,10 @@ def _with_others(position: str, others: Mapping[str, Any]) -> str:
 
 def _number(value: Any) -> float | None:
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _positive(value: Any) -> float | None:
@@ -157,5 +187,7 @@ def _positive(value: Any) -> float | None:
 
 def _step(heights: Mapping[int, float]) -> float | None:
     """The distance between planes from their heights by index."""
-    first, last = (min(heights), max(heights)) if heights else (0, 0)
-    return _positive(abs(heights[last] - heights[first]) / (last - first)) if last > first else None
+    if len(heights) < 2:
+        return None
+    first, last = min(heights), max(heights)
+    return distance(last - first, heights[last] - heights[first])

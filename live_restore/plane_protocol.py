@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from live_restore.errors import ProtocolError
 
 __all__ = [
     "MAX_PLANE_BYTES",
+    "MAX_SLICES",
     "PlaneHeader",
     "PlaneMessage",
     "PlanesEnd",
@@ -29,11 +30,17 @@ __all__ = [
 ]
 
 MAX_PLANE_BYTES = 2**30
+MAX_SLICES = 100_000
 _MAX_HEADER_BYTES = 2**20
+
+_Name = Annotated[str, Field(min_length=1, max_length=256)]
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _FromSender(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     v: Literal[1] = 1
     """Version of the protocol."""
@@ -47,29 +54,29 @@ class PlaneHeader(_FromSender):
     Each plane says all of it, so that a daemon that starts in mid-acquisition knows as much.
     """
 
-    number: int = Field(0, ge=0)
+    number: _Count = 0
     """Counts the planes of this sender, also those it couldn't send."""
-    acquisition: str = Field(min_length=1, max_length=256)
+    acquisition: _Name
     """Name of the acquisition, another one for each."""
-    position: str = Field("0", min_length=1, max_length=256)
+    position: _Name = "0"
     """Name of the position."""
-    time: int = Field(0, ge=0)
+    time: _Count = 0
     """Time point, from 0."""
-    channel: str = Field("camera", min_length=1, max_length=256)
+    channel: _Name = "camera"
     """Name of the channel."""
-    z: int = Field(ge=0)
+    z: int = Field(ge=0, lt=MAX_SLICES)
     """Index in the stack, from 0."""
     type: Literal["uint8", "uint16", "float32"]
     """numpy's name of the pixel type; little-endian."""
     shape: tuple[int, int] | tuple[int, int, int]
     """[y, x] of the one frame that follows; [y, x, 3 or 4] of an RGB camera."""
-    num_slices: int | None = Field(None, ge=1, le=100_000)
+    num_slices: int | None = Field(None, ge=1, le=MAX_SLICES)
     """Planes per stack; null when unknown: it is then learned from the first stacks."""
-    num_times: int | None = None
+    num_times: int | None = Field(None, ge=1, lt=2**63)
     """Time points, where known."""
-    channels: tuple[str, ...] = ()
+    channels: tuple[_Name, ...] = ()
     """Names of all channels, where known."""
-    positions: tuple[str, ...] = ()
+    positions: tuple[_Name, ...] = ()
     """Names of all positions, where known."""
     pixel_size_um: float | None = Field(None, gt=0)
     """Null when unknown."""
@@ -86,6 +93,8 @@ class PlaneHeader(_FromSender):
     def _plausible_size(self) -> Self:
         if min(self.shape) < 1 or self.nbytes > MAX_PLANE_BYTES:
             raise ValueError(f"shape {self.shape}: from 1 pixel to {MAX_PLANE_BYTES >> 20} MiB")
+        if len(self.shape) == 3 and self.shape[2] not in (3, 4):
+            raise ValueError(f"shape {self.shape}: a colour image has 3 or 4 values per pixel")
         return self
 
     @property
@@ -97,8 +106,10 @@ class PlaneHeader(_FromSender):
 class PlanesEnd(_FromSender):
     """A sender's word that no more planes of an acquisition will come."""
 
-    acquisition: str
+    acquisition: _Name
     """Its name."""
+    number: _Count | None = None
+    """How many planes this sender counted until then, also those it couldn't send."""
     reason: str = "finished"
     """finished, or why not."""
 
@@ -124,9 +135,9 @@ _WORDS: dict[bytes, type[PlanesEnd] | type[SourceHeader]] = {
 
 
 def encode_plane(header: PlaneHeader, data: NDArray[Any]) -> list[bytes | memoryview]:
-    """Frames of a plane; the last is a view of `data`, nothing is copied on little-endian PCs."""
+    """Frames of a plane; the last is a view of `data` if that is contiguous and little-endian."""
     wire = np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("<"))
-    return [b"plane/", header.model_dump_json().encode(), wire.data.cast("B")]
+    return [b"plane/", header.model_dump_json().encode(), wire.reshape(-1).view(np.uint8).data]
 
 
 def encode_word(word: PlanesEnd | SourceHeader) -> list[bytes | memoryview]:

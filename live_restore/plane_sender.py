@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import zmq
+import zmq.utils.garbage  # now, so that its exit handler runs after those of this class's users
 from numpy.typing import NDArray
 
+from live_restore.errors import SourceError
 from live_restore.plane_protocol import (
     PlaneHeader,
     PlanesEnd,
@@ -37,6 +39,11 @@ class PlaneSender:
         Of the daemon's ingest port.
     memory_bytes : int
         Planes that may be on their way at once; one larger than it may travel alone.
+
+    Raises
+    ------
+    SourceError
+        `endpoint` is none.
     """
 
     def __init__(self, endpoint: str, memory_bytes: int) -> None:
@@ -51,7 +58,14 @@ class PlaneSender:
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         self._socket.copy_threshold = _NEVER_COPY
-        self._socket.connect(endpoint)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise SourceError(
+                f"endpoint {endpoint}: nothing can be sent there ({error}); expected one as "
+                "tcp://127.0.0.1:5558"
+            ) from error
 
     def await_daemon(self, timeout_s: float) -> bool:
         """Wait until a daemon is connected; whether one is."""
@@ -74,6 +88,8 @@ class PlaneSender:
             False where no daemon is there, or too much is on its way to it already.
         """
         with self._lock:
+            if not self._has_room(header.nbytes):
+                return False
             return self._offer(encode_plane(header, data), header.nbytes)
 
     def send(
@@ -104,7 +120,10 @@ class PlaneSender:
         return False
 
     def say(self, word: PlanesEnd | SourceHeader) -> bool:
-        """Send a word beside planes if that needs no waiting; whether it was sent."""
+        """Send a word beside planes if that needs no waiting; whether it was sent.
+
+        A word is small and goes also where planes have filled the memory.
+        """
         with self._lock:
             return self._offer(encode_word(word), 0)
 
@@ -123,13 +142,21 @@ class PlaneSender:
             self._underway.clear()
             self._context.destroy(linger=round(linger_s * 1000))
 
-    def _offer(self, frames: list[bytes | memoryview], nbytes: int) -> bool:
+    def _has_room(self, nbytes: int) -> bool:
+        """Whether a daemon is there and so much more may be on its way to it."""
         while self._underway and self._underway[0][0].done:
             self._held -= self._underway.popleft()[1]
-        if self._socket.closed or (self._held and self._held + nbytes > self._memory):
+        if self._socket.closed or (nbytes and self._held and self._held + nbytes > self._memory):
             return False
-        with contextlib.suppress(zmq.Again):
-            tracker = self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False, track=True)
+        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLOUT)
+
+    def _offer(self, frames: list[bytes | memoryview], nbytes: int) -> bool:
+        if not self._has_room(nbytes):
+            return False
+        *head, last = frames
+        with contextlib.suppress(zmq.Again):  # a daemon that left just now
+            self._socket.send_multipart(head, zmq.NOBLOCK | zmq.SNDMORE)
+            tracker = self._socket.send(last, zmq.NOBLOCK, copy=False, track=True)
             if isinstance(tracker, zmq.MessageTracker):
                 self._underway.append((tracker, nbytes))
                 self._held += nbytes

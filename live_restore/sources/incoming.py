@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ __all__ = ["Defaults", "Incoming"]
 
 logger = logging.getLogger(__name__)
 
+_LATEST_STACKS = 64  # that are looked at to learn how many planes stacks have
+_HELD_OVERHEAD = 2048  # bytes, of a plane beside its pixels
 _MOST_AT_ONCE = 64  # acquisitions; beyond it the quietest is taken for ended
 
 
@@ -54,8 +57,50 @@ class _Acquisition:
     info: AcquisitionInfo | None = None
     held: list[Plane] = field(default_factory=list)
     headers: list[PlaneHeader] = field(default_factory=list)
+    stacks: _Stacks = field(default_factory=lambda: _Stacks())
     num_planes: int = 0
     is_refused: bool = False
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(plane.data.nbytes + _HELD_OVERHEAD for plane in self.held)
+
+
+class _Stacks:
+    """Learns how many planes stacks have, from the planes themselves.
+
+    When z goes back, or a plane comes again at another time, stacks that are whole from 0 to their
+    last plane tell. Stacks that aren't whole don't: some may be a single plane in the middle.
+    """
+
+    def __init__(self) -> None:
+        self.has_two_planes = False
+        self._planes: dict[VolumeKey, set[int]] = {}
+        self._times: dict[tuple[str, str, int], int] = {}
+        self._last_z = 0
+
+    def forget(self) -> None:
+        """Planes are missing: stacks until here may seem whole and not be."""
+        self._planes.clear()
+        self._times.clear()
+        self._last_z = 0
+
+    def add(self, plane: Plane) -> int | None:
+        """Take a plane; the number of planes per stack as soon as it is known."""
+        key, z = plane.key, plane.z
+        place = key.position, key.channel, z
+        is_again = self._times.get(place, key.time) != key.time
+        num_slices = None
+        if is_again or z < self._last_z:
+            latest = islice(reversed(self._planes.values()), _LATEST_STACKS)
+            whole = (max(zs) + 1 for zs in latest if len(zs) == max(zs) + 1)
+            num_slices = max(whole, default=None)
+        zs = self._planes.setdefault(key, set())
+        zs.add(z)
+        self.has_two_planes |= len(zs) > 1
+        self._times[place] = key.time
+        self._last_z = z
+        return num_slices
 
 
 class Incoming:
@@ -81,7 +126,8 @@ class Incoming:
 
     def plane(self, header: PlaneHeader, data: NDArray[Any]) -> Iterator[Event]:
         """Take a plane."""
-        self._count(header)
+        num_missed = self._count_missed(header.sender, header.acquisition, header.number)
+        self._next_number[header.sender] = header.number + 1
         identity = header.sender, header.acquisition
         if identity not in self._running:
             yield from self._make_room()
@@ -89,6 +135,8 @@ class Incoming:
         one = self._running[identity]
         one.heard_s = time.monotonic()
         one.num_planes += 1
+        if num_missed:
+            one.stacks.forget()
         plane = _plane(one.name, header, data)
         if one.info is not None:
             yield plane
@@ -99,6 +147,9 @@ class Incoming:
 
     def end(self, word: PlanesEnd) -> Iterator[Event]:
         """Take a sender's word that an acquisition is over."""
+        if word.number is not None:
+            self._count_missed(word.sender, word.acquisition, word.number)
+            self._next_number[word.sender] = word.number
         yield from self._end((word.sender, word.acquisition), word.reason)
 
     def end_idle(self, idle_s: float, reason: str) -> Iterator[Event]:
@@ -112,13 +163,15 @@ class Incoming:
         """Hold planes back until what must be announced is known."""
         one.held.append(plane)
         one.headers.append(header)
-        self._held_bytes += plane.data.nbytes
-        num_slices = header.num_slices or self._defaults.num_slices or _learned(one.headers)
-        if num_slices is not None and self._is_step_settled(one, num_slices):
+        self._held_bytes += plane.data.nbytes + _HELD_OVERHEAD
+        learned = one.stacks.add(plane)
+        num_slices = header.num_slices or self._defaults.num_slices or learned
+        is_full = self._held_bytes > self._defaults.memory_bytes
+        if num_slices is not None and (is_full or self._is_step_settled(one, num_slices)):
             yield from self._announce(one, num_slices)
             if one.num_planes == _num_planned(header, one.info):
                 yield from self._end((header.sender, header.acquisition), "finished")
-        elif self._held_bytes > self._defaults.memory_bytes:
+        elif is_full:
             one.is_refused = True
             self._release(one)
             logger.warning(
@@ -128,9 +181,9 @@ class Incoming:
             )
 
     def _is_step_settled(self, one: _Acquisition, num_slices: int) -> bool:
-        """Senders may learn the distance between planes from the second plane."""
+        """Senders may learn the distance between planes from a stack's second plane."""
         known = one.headers[-1].z_step_um or self._defaults.z_step_um
-        return bool(known) or len(one.headers) >= min(2, num_slices)
+        return bool(known) or num_slices == 1 or one.stacks.has_two_planes
 
     def _announce(self, one: _Acquisition, num_slices: int) -> Iterator[Event]:
         held = list(one.held)
@@ -141,7 +194,7 @@ class Incoming:
         yield from held
 
     def _release(self, one: _Acquisition) -> None:
-        self._held_bytes -= sum(plane.data.nbytes for plane in one.held)
+        self._held_bytes -= one.held_bytes
         one.held.clear()
         one.headers.clear()
 
@@ -150,7 +203,8 @@ class Incoming:
         if one is None:
             return
         if one.info is None and one.held:
-            yield from self._announce(one, max(plane.z for plane in one.held) + 1)
+            known = one.headers[-1].num_slices or self._defaults.num_slices
+            yield from self._announce(one, known or max(plane.z for plane in one.held) + 1)
         if one.info is not None:
             yield AcquisitionEnd(one.name, reason)
 
@@ -163,20 +217,20 @@ class Incoming:
         self._names[name] += 1
         return name if self._names[name] == 1 else f"{name}~{self._names[name]}"
 
-    def _count(self, header: PlaneHeader) -> None:
-        """Say when a sender's numbers show that planes are missing."""
-        expected = self._next_number.pop(header.sender, 0)
-        self._next_number[header.sender] = header.number + 1
-        if len(self._next_number) > _MOST_AT_ONCE:
+    def _count_missed(self, sender: str, acquisition: str, number: int) -> int:
+        """How many planes before this number a sender couldn't send; they are told of."""
+        expected = self._next_number.pop(sender, 0)
+        if len(self._next_number) >= _MOST_AT_ONCE:
             del self._next_number[next(iter(self._next_number))]
-        if header.number > expected:
+        if number > expected:
             logger.warning(
-                "%s: %d planes before plane %d weren't sent: this program wasn't there, or more waited "
+                "%s: before plane %d, %d weren't sent: this program wasn't there, or more waited "
                 "than the sender may hold",
-                header.acquisition,
-                header.number - expected,
-                header.number,
+                acquisition,
+                number,
+                number - expected,
             )
+        return max(0, number - expected)
 
     def _info(self, one: _Acquisition, num_slices: int) -> AcquisitionInfo:
         header = one.headers[-1]
@@ -197,12 +251,6 @@ class Incoming:
         if num_slices == 1:
             step = step or pixel
         return (step, pixel, pixel) if pixel and step else None
-
-
-def _learned(headers: list[PlaneHeader]) -> int | None:
-    """The number of planes per stack, once z went back."""
-    went_back = len(headers) > 1 and headers[-1].z < headers[-2].z
-    return max(header.z for header in headers) + 1 if went_back else None
 
 
 def _num_planned(header: PlaneHeader, info: AcquisitionInfo | None) -> int | None:

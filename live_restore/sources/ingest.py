@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Generator
 from types import TracebackType
 from typing import Self
@@ -15,8 +15,6 @@ from live_restore.sources.plane_port import PlanePort
 from live_restore.volume import SourceState
 
 __all__ = ["Ingest"]
-
-logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 
@@ -60,19 +58,21 @@ class Ingest:
             )
         )
         stop.call(self._port.wake)
+        next_tick = time.monotonic()
         while not stop.is_set():
-            match self._port.receive(_TICK_S):
-                case None:
-                    yield from incoming.end_idle(
-                        settings.idle_s, f"no planes for {settings.idle_s:g} s"
-                    )
-                    yield SourceState(self._state(incoming))
+            match self._port.receive(max(0.0, next_tick - time.monotonic())):
                 case PlanesEnd() as word:
                     yield from incoming.end(word)
-                case SourceHeader():
-                    continue
                 case header, data:
                     yield from incoming.plane(header, data)
+                case None | SourceHeader():
+                    pass
+            if time.monotonic() >= next_tick:  # also while planes come: others may be silent
+                next_tick = time.monotonic() + _TICK_S
+                yield from incoming.end_idle(
+                    settings.idle_s, f"no planes for {settings.idle_s:g} s"
+                )
+                yield SourceState(self._state(incoming))
         yield from incoming.end_idle(0.0, "stopped")
 
     def _state(self, incoming: Incoming) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from types import TracebackType
@@ -80,10 +81,13 @@ class PlanePort:
         self._context.destroy(linger=0)
 
     def wake(self) -> None:
-        """End a `receive` that waits; from any thread."""
-        with self._context.socket(zmq.PUSH) as waker:
-            waker.connect(self._wake_name)
-            waker.send(b"")
+        """End a `receive` that waits; from any thread, and harmless once this port is closed."""
+        try:
+            with self._context.socket(zmq.PUSH) as waker:
+                waker.connect(self._wake_name)
+                waker.send(b"", zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            logger.debug("nobody waits for planes on %s any more: %s", self.endpoint, error)
 
     def receive(self, timeout_s: float) -> PlaneMessage | PlanesEnd | SourceHeader | None:
         """What comes next, or None after `timeout_s` or when woken.
@@ -91,9 +95,9 @@ class PlanePort:
         Bad messages are passed over, and counted in the log.
         """
         deadline = time.monotonic() + timeout_s
-        while True:
-            left_ms = max(0, round((deadline - time.monotonic()) * 1000))
-            ready = dict(self._poller.poll(left_ms))
+        left_s = timeout_s
+        while left_s >= 0:
+            ready = dict(self._poller.poll(math.ceil(left_s * 1000)))
             if self._woken in ready:
                 self._woken.recv()
                 return None
@@ -104,11 +108,13 @@ class PlanePort:
                 message = decode_plane([frame.buffer for frame in frames])
             except ProtocolError as error:
                 self._tell_refused(str(error))
-                continue
-            sender = message[0].sender if isinstance(message, tuple) else message.sender
-            if self._only_from in (None, sender):
-                return message
-            self._tell_refused("from a stranger")
+            else:
+                sender = message[0].sender if isinstance(message, tuple) else message.sender
+                if self._only_from in (None, sender):
+                    return message
+                self._tell_refused("from a stranger")
+            left_s = deadline - time.monotonic()
+        return None
 
     def _tell_refused(self, why: str) -> None:
         self._refused += 1
