@@ -8,7 +8,9 @@ interleaved; figures are medians, ratios are of the runs beside each other. Noth
 
 Planes per second are from the first to the last plane. Delays are from the moment that the hook is
 given a plane to the moment that the daemon's source gives it; for the followed Micro-Manager, from
-the moment that the image exists there, one at a time. "in the hook" is what the acquisition waits.
+the moment that the image exists there, one at a time. "in hook" is how long pycromanager's
+processing thread is in the hook, most of it waiting for Python's lock; "empty function" is
+pycromanager with an ``image_process_fn`` that does nothing, which by itself costs a thread.
 """
 
 import argparse
@@ -35,8 +37,9 @@ from live_restore.sources.ingest import Ingest
 from live_restore.volume import AcquisitionEnd, Plane
 
 SLICES, Z_STEP_UM = 10, 0.5
-BARE, READ, STOPPED, NONE, OWN, FOLLOWED = (
+BARE, EMPTY, READ, STOPPED, NONE, OWN, FOLLOWED = (
     "bare pycromanager",
+    "empty function",
     "hook, daemon reads",
     "hook, daemon stopped",
     "hook, no daemon",
@@ -48,7 +51,7 @@ NOTE = (
     "otherwise faster than the real one: this is our side's rate, not Micro-Manager's. Its planes "
     "aren't acquired, so there is no ratio. Delays include poll_ms = 100."
 )
-PLANES = {512: 100, 1024: 80, 2048: 40}
+PLANES = {512: 100, 1024: 40, 2048: 20}
 
 
 def planes_per_second(times_s: list[float]) -> float:
@@ -67,7 +70,7 @@ class Timed:
     def process(self, image: Any, metadata: Any) -> Any:
         """The hook, and how long it took."""
         started = time.perf_counter()
-        result = self._hook(image, metadata)
+        result = self._hook(image, metadata) if self._hook else (image, metadata)
         self.in_hook_ms.append(1000 * (time.perf_counter() - started))
         return result
 
@@ -97,7 +100,7 @@ def microscope(line: Connection) -> None:
     core.set_property("Camera", "PixelType", "16bit")
     core.set_exposure(1)
     while order := line.recv():
-        size, planes, endpoint = order
+        size, planes, way, endpoint = order
         for axis in "XY":
             core.set_property("Camera", f"OnCameraCCD{axis}Size", str(size))
         hook = publish_planes(endpoint, num_slices=SLICES) if endpoint else None
@@ -106,7 +109,7 @@ def microscope(line: Connection) -> None:
         line.recv()
         acquisition = Acquisition(
             name="run",
-            image_process_fn=timed.process if hook else None,
+            image_process_fn=None if way == BARE else timed.process,
             image_saved_fn=timed.saved,
         )
         events = multi_d_acquisition_events(
@@ -160,12 +163,12 @@ class Runs:
         """A line of the table."""
         rates = self.rates[size, way]
         text = f"{size:5} {way:21} {np.median(rates):8.1f} {min(rates):7.1f}-{max(rates):<7.1f}"
-        if way == FOLLOWED:
-            text += f" {'':>7}"
-        else:
-            bare = self.rates[size, BARE]
-            ratio = np.median(np.divide(rates, bare[: len(rates)]))
-            text += f" {ratio:7.2f}"
+        for other in (BARE, EMPTY):
+            if way == FOLLOWED:
+                text += f" {'':>8}"
+            else:
+                beside = self.rates[size, other][: len(rates)]
+                text += f" {np.median(np.divide(rates, beside)):8.2f}"
         for values, points in (
             (self.delays_ms[size, way], (50, 95)),
             (self.in_hook_ms[size, way], (50, 95)),
@@ -197,8 +200,8 @@ class Beside:
 
     def run(self, runs: Runs, way: str, size: int, planes: int) -> None:
         """One acquisition."""
-        endpoint = {BARE: None, NONE: free_endpoint()}.get(way, self.endpoint)
-        self.line.send((size, planes, endpoint))
+        endpoint = {BARE: None, EMPTY: None, NONE: free_endpoint()}.get(way, self.endpoint)
+        self.line.send((size, planes, way, endpoint))
         self.line.recv()
         if way == STOPPED:
             os.kill(self.daemon.pid, signal.SIGSTOP)
@@ -212,7 +215,8 @@ class Beside:
                 runs.delays_ms[size, way] += delays_ms
         self.line.send("next")
         runs.rates[size, way].append(rate)
-        runs.in_hook_ms[size, way] += in_hook_ms
+        if way in (READ, STOPPED, NONE):
+            runs.in_hook_ms[size, way] += in_hook_ms
 
     def end(self) -> None:
         """End the processes."""
@@ -293,20 +297,21 @@ def main() -> None:
     for repeat in range(repeats):
         for size in sizes:
             planes = 20 if options.quick else PLANES.get(size, 40)
-            for way in (BARE, READ, STOPPED, NONE):
+            ways = (BARE, EMPTY, READ, STOPPED, NONE)
+            for way in ways if repeat % 2 else reversed(ways):  # drifts cancel out
                 beside.run(runs, way, size, planes)
-            if repeat < 3:
+            if repeat < 2:
                 own(runs, size, planes)
             if repeat == 0:
                 followed(runs, size, planes)
     beside.end()
     print(f"{os.cpu_count()} cores, {repeats} repeats, {time.monotonic() - started:.0f} s in all")
     print(
-        f"{'':27} {'planes/s':>8} {'of all runs':^15} {'to bare':>7} "
+        f"{'':27} {'planes/s':>8} {'of all runs':^15} {'to bare':>8} {'to empty':>8} "
         f"{'delay ms':>8} {'95 %':>8} {'in hook':>8} {'95 %':>8}"
     )
     for size in sizes:
-        for way in (BARE, READ, STOPPED, NONE, OWN, FOLLOWED):
+        for way in (BARE, EMPTY, READ, STOPPED, NONE, OWN, FOLLOWED):
             print(runs.row(size, way))
     print(NOTE)
 
