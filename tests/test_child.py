@@ -123,7 +123,9 @@ def test_one_that_is_left_hears_that_it_is_alone_and_goes_on_to_its_end(listens,
 
 
 PARENT = (
-    "import json, sys, time\n"
+    "import json, signal, sys, time\n"
+    # Where the tests run in the background, interrupts are ignored from birth.
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "from live_restore.sources.child import ChildProcess\n"
     "child = ChildProcess('tests.obedient_child', json.loads(sys.argv[1]))\n"
     "child.tell('hello')\n"

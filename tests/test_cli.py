@@ -157,6 +157,8 @@ def test_the_shipped_profiles_are_listed():
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
         "demo",
         "democam",
+        "ingest",
+        "micromanager",
         "watched-folder",
     ]
     assert live_restore("profiles", "nonesuch").returncode == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 
 from live_restore import __version__
@@ -88,6 +89,8 @@ def _configure_logging(is_verbose: bool) -> None:
         datefmt="%H:%M:%S",
     )
     logging.captureWarnings(True)
+    # watchdog, of a folder that it meets twice while nested folders appear; it goes on.
+    warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
     for name in ("watchdog", "asyncio", "numcodecs", "ndstorage"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # What tifffile has to say of a damaged file becomes one warning of ours.

@@ -31,7 +31,10 @@ __all__ = ["Folder", "acquisition_name"]
 
 logger = logging.getLogger(__name__)
 
-_NOT_MEANT_FOR_US = ("thumbs.db", "desktop.ini")
+_NOT_MEANT_FOR_US = (
+    *("thumbs.db", "desktop.ini"),
+    *("metadata.txt", "display_settings.txt", "comments.txt", "ndtiff.index"),  # of datasets
+)
 _TICK_S = 1.0
 # What Micro-Manager and pycromanager call the files of a dataset; only of those the bytes are asked.
 _OF_A_DATASET = re.compile(r"NDTiff\.index|.*NDTiffStack(_\d+)?\.tif|.*_MMStack.*\.tif|img_.*\.tif")
