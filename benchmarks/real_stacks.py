@@ -23,7 +23,7 @@ from live_restore.quality import CONVENTION
 from live_restore.restore.model import load_model
 from live_restore.restore.restorer import RcanRestorer
 from live_restore.simulation import Camera
-from live_restore.sources.tiff_stack import TiffStack
+from live_restore.sources.stacks.tiff import TiffStack
 
 STACKS = Path(__file__).parents[1] / "tests" / "data"
 CAMERA = Camera()

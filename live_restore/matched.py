@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from live_restore.errors import ProfileError, SourceError
 from live_restore.registration import measure_shift
-from live_restore.sources.tiff_stack import TIFF_SUFFIXES, TiffStack
+from live_restore.sources.stacks.tiff import TIFF_SUFFIXES, TiffStack
 from live_restore.volume import VolumeKey, VoxelSize
 
 __all__ = [

@@ -119,6 +119,8 @@ class Plane:
         When it was exposed, where the source knows.
     exposure_ms : float or None
         For how long, where the source knows.
+    is_live : bool
+        It was just acquired; otherwise it was there before this program, and has time.
     """
 
     key: VolumeKey
@@ -127,6 +129,7 @@ class Plane:
     received_at: datetime = field(default_factory=utc_now)
     acquired_at: datetime | None = None
     exposure_ms: float | None = None
+    is_live: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,6 +154,8 @@ class Volume:
         Of its first plane.
     missing : tuple of int
         Planes that never came, zero in `data`; only where the profile wants partial stacks.
+    is_live : bool
+        It was just acquired; otherwise it was there before this program, and has time.
     """
 
     key: VolumeKey
@@ -161,6 +166,7 @@ class Volume:
     received_s: float
     exposure_ms: float | None = None
     missing: tuple[int, ...] = ()
+    is_live: bool = True
 
     @property
     def nbytes(self) -> int:

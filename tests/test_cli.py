@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from live_restore.cli.profiles import find_profile
-from live_restore.sources.tiff_stack import TiffStack
+from live_restore.sources.stacks.tiff import TiffStack
 from tests.conftest import DATA, daemon, live_restore, wait_for
 
 

@@ -8,7 +8,7 @@ import tifffile
 from live_restore.errors import SinkError
 from live_restore.profile import WriteSettings
 from live_restore.sinks.writer import Writer, output_path, write_ome_tiff
-from live_restore.sources.tiff_stack import TiffStack
+from live_restore.sources.stacks.tiff import TiffStack
 from live_restore.volume import AcquisitionEnd, Skipped, VolumeKey
 from tests.conftest import make_info, make_restored, make_volume
 

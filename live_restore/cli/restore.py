@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from live_restore.restore.restorer import RcanRestorer
-    from live_restore.sources.tiff_stack import TiffStack
+    from live_restore.sources.stacks.tiff import TiffStack
 
 __all__ = ["add_command"]
 
@@ -106,7 +106,7 @@ def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
 def _files(inputs: list[Path], output: Path) -> Iterator[tuple[Path, str]]:
     """Each file and the name of its acquisition; folders are searched for TIFF files."""
     from live_restore.sources.folder import acquisition_name
-    from live_restore.sources.tiff_stack import TIFF_SUFFIXES
+    from live_restore.sources.stacks.tiff import TIFF_SUFFIXES
 
     for path in inputs:
         if not path.is_dir():
@@ -130,7 +130,7 @@ def _restore_file(
 
     from live_restore.errors import SourceError
     from live_restore.sinks.writer import provenance, write_ome_tiff
-    from live_restore.sources.tiff_stack import TiffStack
+    from live_restore.sources.stacks.tiff import TiffStack
 
     if not path.is_file():
         raise SourceError(f"{path}: no such file")

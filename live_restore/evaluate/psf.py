@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from live_restore.errors import SourceError
 from live_restore.matched import MatchedPair
-from live_restore.sources.tiff_stack import TiffStack
+from live_restore.sources.stacks.tiff import TiffStack
 from live_restore.volume import VoxelSize
 
 __all__ = ["PointSpread", "read_psf"]

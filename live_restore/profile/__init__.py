@@ -9,6 +9,7 @@ from __future__ import annotations
 from live_restore.profile.loading import load_profile, parse_profile
 from live_restore.profile.sources import (
     AcquisitionSource,
+    FolderLayout,
     FolderSource,
     IngestSource,
     MicroManagerSource,
@@ -27,6 +28,7 @@ from live_restore.profile.tables import (
 
 __all__ = [
     "AcquisitionSource",
+    "FolderLayout",
     "FolderSource",
     "IngestSource",
     "LedgerSettings",

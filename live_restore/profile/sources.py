@@ -12,6 +12,7 @@ from live_restore.profile.fields import Endpoint, ProfilePath, Table, Voxel
 
 __all__ = [
     "AcquisitionSource",
+    "FolderLayout",
     "FolderSource",
     "IngestSource",
     "MicroManagerSource",
@@ -19,6 +20,11 @@ __all__ = [
     "SourceSettings",
     "StagePosition",
 ]
+
+FolderLayout = Literal[
+    "auto", "ndtiff", "image-stack", "separate-images", "plane-files", "whole-files"
+]
+"""How acquisitions in a watched folder are laid out."""
 
 
 class SimulatedSource(Table):
@@ -47,10 +53,11 @@ class SimulatedSource(Table):
 
 
 class FolderSource(Table):
-    """A folder into which TIFF stacks are saved.
+    """A folder into which z-stacks are saved.
 
-    Acquisitions in Micro-Manager's own layouts (NDTiff, image stack files, separate image files) are
-    taken plane by plane while they are written; other stacks when they are finished.
+    Acquisitions in Micro-Manager's own layouts (NDTiff, image stack files, separate image files) and
+    those of one file per plane that `pattern` tells are taken plane by plane while they are written;
+    other stacks when they are finished.
     """
 
     kind: Literal["folder"]
@@ -63,8 +70,15 @@ class FolderSource(Table):
     """A file is taken when its size and time stood still for so long and it opens whole."""
     rescan_s: PositiveFloat = 10.0
     """The folder is listed anew so often, since file systems lose events."""
-    polling: bool = False
-    """Look for changes by listing only; needed on network shares, which send no events."""
+    polling: bool | None = None
+    """Look for changes by listing only, or never do; without it, done on network shares, which send no
+    events."""
+    layout: FolderLayout = "auto"
+    """How acquisitions are laid out; "auto" recognises each by itself, "whole-files" takes none while it
+    grows."""
+    pattern: str | None = None
+    """Of the names of acquisitions of one file per plane, as "{channel}_{time}_{z}.tif": {position}, {channel},
+    {time} and {z}, each at most once and {z} always; * for what doesn't matter, / between folders."""
     voxel_size_um: Voxel | None = None
     """Voxel size (z, y, x) for files that don't say theirs."""
     num_slices: PositiveInt | None = None

@@ -35,6 +35,7 @@ class _Open:
     received_at: datetime
     acquired_at: datetime | None = None
     exposure_ms: float | None = None
+    is_live: bool = False
     wrong: list[str] = field(default_factory=list)
 
 
@@ -175,6 +176,7 @@ def _put(volume: _Open, plane: Plane) -> None:
     """A plane into its volume, or what is wrong with it."""
     volume.touched_s = time.monotonic()
     volume.received_at = plane.received_at
+    volume.is_live |= plane.is_live
     problem = _misfit(plane, volume.data)
     if problem:
         if not volume.wrong:
@@ -200,6 +202,7 @@ def _volume(key: VolumeKey, volume: _Open) -> Volume:
         received_s=volume.touched_s,
         exposure_ms=volume.exposure_ms,
         missing=tuple(sorted(volume.missing)),
+        is_live=volume.is_live,
     )
 
 

@@ -24,7 +24,7 @@ from live_restore.profile import FolderSource
 from live_restore.sources.growing import Growing
 from live_restore.sources.incoming import Defaults
 from live_restore.sources.layouts import recognise
-from live_restore.sources.tiff_stack import TIFF_SUFFIXES, TiffStack
+from live_restore.sources.stacks.tiff import TIFF_SUFFIXES, TiffStack
 from live_restore.volume import AcquisitionEnd, SourceState
 
 __all__ = ["Folder", "acquisition_name"]

@@ -2,6 +2,6 @@
 
 from live_restore.sources.layouts.layout import Layout, LayoutInfo
 from live_restore.sources.layouts.plane import PlaneOnDisk
-from live_restore.sources.layouts.recognition import recognise
+from live_restore.sources.layouts.recognition import Recognition, recognise
 
-__all__ = ["Layout", "LayoutInfo", "PlaneOnDisk", "recognise"]
+__all__ = ["Layout", "LayoutInfo", "PlaneOnDisk", "Recognition", "recognise"]

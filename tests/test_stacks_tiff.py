@@ -3,7 +3,7 @@ import pytest
 import tifffile
 
 from live_restore.errors import SourceError
-from live_restore.sources.tiff_stack import TiffStack
+from live_restore.sources.stacks.tiff import TiffStack
 from tests.conftest import DATA
 
 RNG = np.random.default_rng(0)
