@@ -10,6 +10,7 @@ __all__ = [
     "RestoreError",
     "SinkError",
     "SourceError",
+    "SpoolError",
 ]
 
 
@@ -39,6 +40,10 @@ class SinkError(LiveRestoreError):
 
 class LedgerError(LiveRestoreError):
     """The record of what was restored can't be opened or read."""
+
+
+class SpoolError(LiveRestoreError):
+    """Volumes can't be kept on disk while they wait, or not be read back."""
 
 
 class ProtocolError(LiveRestoreError):

@@ -117,6 +117,7 @@ class Sink(_Context, Protocol):
         Raises
         ------
         SinkError
-            This item couldn't be delivered; the next one may.
+            This item couldn't be delivered; the next one may. With a `SourceState`, which comes about
+            once a second: what was the matter with the last one still is.
         """
         ...

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -121,6 +123,7 @@ class Ledger:
     def __init__(self, file: Path, is_written: bool) -> None:
         self.file = file
         self._is_written = is_written
+        self._has_failed = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -135,10 +138,7 @@ class Ledger:
                 self._database.close()
                 raise
         except (sqlite3.Error, OSError) as error:
-            raise LedgerError(
-                f"ledger {self.file}: can't be opened ({error}). Make its folder writable; if the file "
-                "is damaged, move it away: volumes are then restored again, raw data is untouched"
-            ) from error
+            raise self._error(error) from error
         return self
 
     def __exit__(
@@ -187,6 +187,19 @@ class Ledger:
         state = "failed" if is_final else "skipped"
         self._update(origin, key, "state = ?, reason = ?", state, reason)
 
+    def give_up_waiting(self, reason: str) -> None:
+        """What waits can't come again: its source forgets."""
+        self._run(
+            "UPDATE volumes SET state = 'skipped', reason = ? WHERE state = 'waiting'", reason
+        )
+
+    def retry_unwritten(self) -> None:
+        """Have those that were restored and couldn't be written come again."""
+        self._run(
+            "INSERT OR IGNORE INTO retries SELECT DISTINCT origin FROM volumes"
+            " WHERE state = 'skipped' AND restored_at IS NOT NULL"
+        )
+
     def note_end(self, origin: Origin) -> None:
         """All volumes of a file or dataset were seen."""
         self._run("INSERT OR REPLACE INTO ended VALUES (?, ?)", *origin)
@@ -195,7 +208,7 @@ class Ledger:
 
     def settled(self, origin: Origin) -> frozenset[Place]:
         """Volumes that need not come again: restored, written and still there, or failed."""
-        rows = self._rows(
+        rows = self._ask(
             "SELECT position, time, channel, output FROM volumes WHERE origin = ? AND version = ? AND"
             " (state = 'failed' OR state = 'written' OR (state = 'restored' AND ?))",
             *origin,
@@ -209,26 +222,30 @@ class Ledger:
 
     def is_done(self, origin: Origin) -> bool:
         """Whether every volume of a file or dataset is settled."""
-        ended = self._rows("SELECT 1 FROM ended WHERE origin = ? AND version = ?", *origin)
-        if not ended:
+        if not self._ask("SELECT 1 FROM ended WHERE origin = ? AND version = ?", *origin):
             return False
-        ((number,),) = self._rows("SELECT count(*) FROM volumes WHERE origin = ?", origin.name)
-        return len(self.settled(origin)) == int(number)
+        number = self._ask("SELECT count(*) FROM volumes WHERE origin = ?", origin.name)
+        return number == [(len(self.settled(origin)),)]
 
     def take_retries(self) -> tuple[str, ...]:
         """Names of origins that shall be looked at again, once."""
-        with self._lock:
-            rows = self._database.execute("DELETE FROM retries RETURNING origin").fetchall()
-        return tuple(name for (name,) in rows)
+        return tuple(name for (name,) in self._ask("DELETE FROM retries RETURNING origin"))
 
     # --- what a user asks ---
 
     def counts(self) -> Counts:
-        """How many volumes are in which state."""
-        states = dict(self._rows("SELECT state, count(*) FROM volumes GROUP BY state"))
-        ((lately,),) = self._rows(
-            "SELECT count(*) FROM volumes WHERE restored_at > datetime('now', '-10 minutes')"
-        )
+        """How many volumes are in which state.
+
+        Raises
+        ------
+        LedgerError
+            The file is damaged; as in `problems` and `retry`.
+        """
+        with self._readable():
+            states = dict(self._rows("SELECT state, count(*) FROM volumes GROUP BY state"))
+            ((lately,),) = self._rows(
+                "SELECT count(*) FROM volumes WHERE restored_at > datetime('now', '-10 minutes')"
+            )
         return Counts(
             seen=sum(states.values()),
             waiting=states.get("waiting", 0),
@@ -241,11 +258,12 @@ class Ledger:
 
     def problems(self, most: int = 20) -> list[Problem]:
         """The volumes that were not restored, the latest first."""
-        rows = self._rows(
-            "SELECT acquisition, position, time, channel, origin, state, reason FROM volumes"
-            " WHERE state IN ('skipped', 'failed') ORDER BY seen_at DESC LIMIT ?",
-            most,
-        )
+        with self._readable():
+            rows = self._rows(
+                "SELECT acquisition, position, time, channel, origin, state, reason FROM volumes"
+                " WHERE state IN ('skipped', 'failed') ORDER BY seen_at DESC LIMIT ?",
+                most,
+            )
         return [
             Problem(VolumeKey(acquisition, position, time, channel), origin, state, reason)
             for acquisition, position, time, channel, origin, state, reason in rows
@@ -253,7 +271,7 @@ class Ledger:
 
     def retry(self) -> int:
         """Have failed and skipped volumes restored again; how many there are."""
-        with self._lock, self._database:
+        with self._readable(), self._lock, self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.execute(
                 "INSERT OR IGNORE INTO retries SELECT DISTINCT origin FROM volumes"
@@ -266,6 +284,19 @@ class Ledger:
         return changed.rowcount
 
     # --- inside ---
+
+    def _error(self, error: Exception) -> LedgerError:
+        return LedgerError(
+            f"ledger {self.file}: can't be opened or read ({error}). Make its folder writable; if the "
+            "file is damaged, move it away: volumes are then restored again, raw data is untouched"
+        )
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._error(error) from error
 
     def _prepare(self) -> None:
         ((version,),) = self._rows("PRAGMA user_version")
@@ -295,17 +326,26 @@ class Ledger:
         )
 
     def _run(self, statement: str, *values: object) -> None:
-        """A statement that must not stop a volume's way: should it fail, that is told."""
+        """A statement that must not stop a volume's way."""
+        self._ask(statement, *values)
+
+    def _ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """A question without whose answer the way goes on: should it fail, that is told once."""
         try:
-            with self._lock:
-                self._database.execute(statement, values)
+            rows = self._rows(statement, *values)
         except sqlite3.Error as error:
-            logger.error(
-                "ledger %s: %s. Free space on its disk; what isn't noted is restored again after a "
-                "restart",
-                self.file,
-                error,
-            )
+            if not self._has_failed:
+                logger.error(
+                    "ledger %s: %s. Free space on its disk; if it is damaged, stop this program, move "
+                    "the file away and start again. Volumes go on; what isn't noted is restored again "
+                    "after a restart",
+                    self.file,
+                    error,
+                )
+            self._has_failed = True
+            return []
+        self._has_failed = False
+        return rows
 
     def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock:

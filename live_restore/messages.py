@@ -124,6 +124,8 @@ class Header(_Message):
     """Of the first plane; null when the source doesn't know."""
     missing: tuple[int, ...] = ()
     """Planes that never came; they are zero."""
+    backfill: bool = False
+    """An older volume, restored when there was time: don't jump back to it while following live."""
     intensity: tuple[float, float] | None = None
     """Raw counts that were 0 and 1 in front of the network."""
     statistics: Statistics

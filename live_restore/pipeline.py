@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, Literal, TypeVar
 
 __all__ = ["Order", "QueueClosedError", "Stage", "VolumeQueue"]
@@ -15,31 +17,45 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Order = Literal["strict", "live"]
-"""``strict``: first in, first out, the producer waits. ``live``: newest first."""
+"""``strict``: as they came. ``live``: what was just acquired first, the rest when there is time."""
 
 
 class QueueClosedError(Exception):
     """Something was put into a queue that takes nothing more."""
 
 
+@dataclass(slots=True)
+class _Waiting(Generic[T]):
+    number: int  # counts what came
+    item: T
+    nbytes: int  # in memory
+
+
 class VolumeQueue(Generic[T]):
     """A queue bounded in bytes.
 
-    With order ``strict`` items leave as they came and `put` waits for room. With ``live`` the
-    newest leaves first, older ones when there is time; when room runs out the oldest waiting is
-    passed over, or the producer waits where nothing may be. A single item larger than the bound is taken when the queue is empty.
+    With order ``strict`` items leave as they came. With ``live`` the newest item of each stream
+    leaves first (of several streams, the one that waited longest), and what was overtaken, or isn't
+    live at all, leaves as it came when nothing else waits. When room runs out, items are moved to
+    disk where they can be, those that are wanted last first; else the oldest is passed over (order ``live``) or the producer
+    waits. A single item larger than the bound is taken when the queue is empty.
 
     Parameters
     ----------
     capacity_bytes : int
-        Bound.
+        Bound of what is in memory.
     order : {"strict", "live"}
         Policy.
     nbytes : callable
-        Size of an item.
+        Size of an item in memory.
     on_passed_over : callable, optional
         Called with each item that leaves without being taken, from the producer's thread. Without
         it `put` waits for room in both orders.
+    stream : callable, optional
+        What an item is one of; without it all are of one stream.
+    to_disk : callable, optional
+        Gives what stands for an item that was moved to disk, None when that can't be. Called from the
+        producer's thread.
     """
 
     def __init__(
@@ -48,21 +64,35 @@ class VolumeQueue(Generic[T]):
         order: Order,
         nbytes: Callable[[T], int],
         on_passed_over: Callable[[T], None] | None = None,
+        *,
+        stream: Callable[[T], Hashable] | None = None,
+        to_disk: Callable[[T], T | None] | None = None,
     ) -> None:
         self._capacity = capacity_bytes
         self._order = order
         self._nbytes = nbytes
-        self._on_passed_over = on_passed_over
-        self._items: deque[T] = deque()
+        self._on_passed_over = on_passed_over if order == "live" else None
+        self._stream = stream or (lambda _: None)
+        self._to_disk = to_disk
+        self._newest: dict[Hashable, _Waiting[T]] = {}  # of each stream; the longest here is first
+        self._others: deque[_Waiting[T]] = deque()  # by their numbers
+        self._count = 0
         self._held = 0
         self._closed = False
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._newest) + len(self._others)
 
-    def put(self, item: T) -> None:
+    def put(self, item: T, is_live: bool = True) -> None:
         """Add an item; thread-safe.
+
+        Parameters
+        ----------
+        item : object
+            What to add.
+        is_live : bool
+            It is new; otherwise it has time. Matters in order ``live``.
 
         Raises
         ------
@@ -70,21 +100,20 @@ class VolumeQueue(Generic[T]):
             Before or while waiting for room.
         """
         size = self._nbytes(item)
-        passed_over = []
-        with self._changed:
-            while self._items and self._held + size > self._capacity and not self._closed:
-                if self._on_passed_over is not None and self._order == "live":
-                    passed_over.append(self._pop(newest=False))
-                else:
+        while True:
+            with self._changed:
+                if self._closed:
+                    raise QueueClosedError
+                if not self._held or self._held + size <= self._capacity:
+                    self._add(_Waiting(self._count, item, size), is_live)
+                    return
+                if self._move_to_disk():
+                    continue
+                if self._on_passed_over is None:
                     self._changed.wait()
-            if self._closed:
-                raise QueueClosedError
-            self._items.append(item)
-            self._held += size
-            self._changed.notify_all()
-        if self._on_passed_over is not None:
-            for old in passed_over:
-                self._on_passed_over(old)
+                    continue
+                passed_over = self._take_oldest()
+            self._on_passed_over(passed_over)
 
     def close(self) -> None:
         """Take nothing more; what is inside can still be taken."""
@@ -93,31 +122,72 @@ class VolumeQueue(Generic[T]):
             self._changed.notify_all()
 
     def clear(self) -> list[T]:
-        """Close, and give back everything that was still waiting."""
+        """Close, and give back everything that was still waiting, as it came."""
         with self._changed:
-            left = list(self._items)
-            self._items.clear()
+            left = sorted([*self._others, *self._newest.values()], key=lambda one: one.number)
+            self._others.clear()
+            self._newest.clear()
             self._held = 0
             self._closed = True
             self._changed.notify_all()
-        return left
+        return [one.item for one in left]
 
     def __iter__(self) -> Iterator[T]:
         """Take items until the queue is closed and empty."""
         while True:
             with self._changed:
-                while not self._items and not self._closed:
+                while not len(self) and not self._closed:
                     self._changed.wait()
-                if not self._items:
+                if not len(self):
                     return
-                item = self._pop(newest=self._order == "live")
+                if self._newest:
+                    one = self._newest.pop(next(iter(self._newest)))
+                else:
+                    one = self._others.popleft()
+                self._held -= one.nbytes
                 self._changed.notify_all()
-            yield item
+            yield one.item
 
-    def _pop(self, newest: bool) -> T:
-        item = self._items.pop() if newest else self._items.popleft()
-        self._held -= self._nbytes(item)
-        return item
+    def _add(self, one: _Waiting[T], is_live: bool) -> None:
+        self._count += 1
+        self._held += one.nbytes
+        if is_live and self._order == "live":
+            stream = self._stream(one.item)
+            overtaken = self._newest.get(stream)
+            self._newest[stream] = one
+            if overtaken is None:
+                self._changed.notify_all()
+                return
+            one = overtaken
+        place = len(self._others)
+        while place and self._others[place - 1].number > one.number:
+            place -= 1
+        self._others.insert(place, one)
+        self._changed.notify_all()
+
+    def _move_to_disk(self) -> bool:
+        """Make room by moving an item to disk, the one that is wanted last."""
+        in_memory = (
+            one
+            for one in chain(reversed(self._others), reversed(self._newest.values()))
+            if one.nbytes
+        )
+        one = next(in_memory, None)
+        if self._to_disk is None or one is None:
+            return False
+        moved = self._to_disk(one.item)
+        if moved is None:
+            return False
+        one.item = moved
+        self._held -= one.nbytes
+        one.nbytes = 0
+        return True
+
+    def _take_oldest(self) -> T:
+        longest = next(iter(self._newest), None)
+        one = self._others.popleft() if self._others else self._newest.pop(longest)
+        self._held -= one.nbytes
+        return one.item
 
 
 class Stage(threading.Thread, Generic[T]):

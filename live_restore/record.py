@@ -12,9 +12,10 @@ from platformdirs import user_state_path
 from live_restore.ledger import Ledger, Origin
 from live_restore.profile import FolderSource, Profile, SimulatedSource
 from live_restore.sinks.writer import output_path
+from live_restore.spool import Spool
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Restored, Skipped, VolumeKey
 
-__all__ = ["Record", "ledger_file", "open_ledger"]
+__all__ = ["Record", "ledger_file", "open_ledger", "open_spool"]
 
 _REMEMBERED = 10_000  # acquisitions that have ended; more never wait in the queues
 
@@ -39,6 +40,12 @@ def open_ledger(profile: Profile) -> Ledger | None:
     """A profile's ledger; enter it to open it."""
     file = ledger_file(profile)
     return Ledger(file, is_written=profile.write is not None) if file is not None else None
+
+
+def open_spool(profile: Profile) -> Spool | None:
+    """Where a profile's volumes wait on disk, beside its ledger; enter it to open it."""
+    file, spool_mb = ledger_file(profile), profile.queue.spool_mb
+    return Spool(file.with_suffix(".spool"), spool_mb * 2**20) if file and spool_mb else None
 
 
 class Record:
@@ -103,3 +110,14 @@ class Record:
             self._ledger.note_written(origin, restored.key, output)
         elif sink == "publish":
             self._ledger.note_published(origin, restored.key)
+
+    def unsent(self, sink: str, restored: Restored, reason: str) -> None:
+        """A sink couldn't take it."""
+        if self._ledger and sink == "write":
+            origin = self._origins[restored.key.acquisition]
+            self._ledger.note_skipped(origin, restored.key, reason, is_final=False)
+
+    def recovered(self, sink: str) -> None:
+        """A sink takes volumes again: those that it couldn't take may come once more."""
+        if self._ledger and sink == "write":
+            self._ledger.retry_unwritten()

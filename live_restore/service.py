@@ -20,21 +20,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 
-from live_restore.errors import LiveRestoreError, SinkError
+from live_restore.delivery import Delivery
+from live_restore.errors import LiveRestoreError
 from live_restore.interfaces import Event, Item, Restorer, Sink, Source, StopSignal
+from live_restore.outstanding import Outstanding
 from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
 from live_restore.profile import Profile
-from live_restore.record import Record, open_ledger
+from live_restore.record import Record, open_ledger, open_spool
 from live_restore.restore import open_restorer
 from live_restore.sinks import open_sinks
 from live_restore.sources import open_source
 from live_restore.sources.assembler import Assembler, Settled
+from live_restore.spool import Spool, Spooled
 from live_restore.volume import (
     AcquisitionEnd,
     AcquisitionInfo,
     Plane,
-    Restored,
     Skipped,
     SourceState,
     Volume,
@@ -45,8 +48,9 @@ __all__ = ["Service"]
 
 logger = logging.getLogger(__name__)
 
+_Waiting = Volume | Spooled
+
 _MB = 2**20
-_SINK_QUEUE_BYTES = 1024 * _MB
 _SIGNAL_CHECK_S = 1.0  # on Windows a signal's handler runs only when a wait ends
 _STOP = "stop"
 
@@ -73,8 +77,10 @@ class Service:
         self._on_ready = on_ready
         self._stop = StopSignal()
         self._mail: queue.SimpleQueue[str] = queue.SimpleQueue()  # names of ended threads, _STOP
-        self._outstanding = _Outstanding()
+        self._outstanding = Outstanding()
         self._source_error: BaseException | None = None
+        self._spool: Spool | None = None
+        self._latest_s: dict[tuple[str, str], float] = {}  # of each position and channel
 
     def stop(self) -> None:
         """Stop and drain; called again, drop what waits. May be called from a signal handler."""
@@ -101,7 +107,14 @@ class Service:
             if ledger is not None:
                 opened.enter_context(ledger)
             self._record = Record(ledger, self._profile)
-            source = opened.enter_context(open_source(self._profile, ledger))
+            source = open_source(self._profile, ledger)
+            if not source.is_durable:
+                if ledger is not None:
+                    ledger.give_up_waiting("the program ended before it was restored")
+                self._spool = open_spool(self._profile)
+                if self._spool is not None:
+                    opened.enter_context(self._spool)
+            opened.enter_context(source)
             if self._on_ready:
                 self._on_ready()
             return self._run(source, restorer, sinks)
@@ -111,22 +124,28 @@ class Service:
         self._assembler = Assembler(
             stacks.memory_mb * _MB, stacks.timeout_s, stacks.partial == "restore"
         )
-        self._sink_stages = {name: self._sink_stage(name, sink) for name, sink in sinks.items()}
-        inbox: VolumeQueue[Volume] = VolumeQueue(
+        self._deliveries = {
+            name: Delivery(name, sink, self._record, self._sink_ended)
+            for name, sink in sinks.items()
+        }
+        inbox: VolumeQueue[_Waiting] = VolumeQueue(
             self._profile.queue.memory_mb * _MB,
             self._profile.queue.order,
             lambda volume: volume.nbytes,
             None if source.is_durable else self._pass_over,
+            stream=lambda volume: (volume.key.position, volume.key.channel),
+            to_disk=self._keep if self._spool else None,
         )
-        restoring: Stage[Volume] = Stage(
+        restoring: Stage[_Waiting] = Stage(
             "restore",
             inbox,
             lambda volume: self._restore(restorer, volume),
             self._restore_failed,
             lambda: self._after_restoring(inbox, restoring),
         )
+        self._take_left_over(inbox)
         feeding = threading.Thread(target=self._feed, args=(source, inbox), name="source")
-        threads = [feeding, restoring, *self._sink_stages.values()]
+        threads = [feeding, restoring, *self._deliveries.values()]
         for thread in reversed(threads):
             thread.start()
         self._supervise({thread.name for thread in threads}, inbox)
@@ -138,10 +157,12 @@ class Service:
             self.counts["restored"],
             self.counts["skipped"],
         )
-        errors = [restoring.error, *(stage.error for stage in self._sink_stages.values())]
+        if failures := sum(one.num_failures for one in self._deliveries.values()):
+            self.counts["sink failures"] = failures
+        errors = [restoring.error, *(delivery.error for delivery in self._deliveries.values())]
         return not any(errors) and self._source_error is None
 
-    def _supervise(self, running: set[str], inbox: VolumeQueue[Volume]) -> None:
+    def _supervise(self, running: set[str], inbox: VolumeQueue[_Waiting]) -> None:
         """Wait for all threads to end; drop what waits when told twice to stop, or out of time."""
         deadline = math.inf
         while running:
@@ -157,8 +178,8 @@ class Service:
             elif word is not None:
                 running.discard(word)
                 if not running & {"source", "restore"}:  # either may still have something to tell
-                    for stage in self._sink_stages.values():
-                        stage.queue.close()
+                    for delivery in self._deliveries.values():
+                        delivery.queue.close()
             if self._stop.is_set() and deadline == math.inf:
                 deadline = time.monotonic() + self._profile.queue.shutdown_s
             if time.monotonic() > deadline:
@@ -172,19 +193,15 @@ class Service:
         except queue.Empty:
             return None
 
-    def _drop(self, inbox: VolumeQueue[Volume]) -> None:
-        dropped = inbox.clear()
-        for volume in dropped:
-            self.counts["skipped"] += 1
-            logger.warning("%s: dropped at shutdown, not restored", volume.key)
-        for name, stage in self._sink_stages.items():
-            for item in stage.queue.clear():
-                if isinstance(item, Restored):
-                    logger.warning("%s: dropped at shutdown, not sent to %s", item.key, name)
+    def _drop(self, inbox: VolumeQueue[_Waiting]) -> None:
+        for volume in inbox.clear():
+            self._keep_or_skip(volume, "dropped at shutdown")
+        for delivery in self._deliveries.values():
+            delivery.drop()
 
     # --- source thread ---
 
-    def _feed(self, source: Source, inbox: VolumeQueue[Volume]) -> None:
+    def _feed(self, source: Source, inbox: VolumeQueue[_Waiting]) -> None:
         try:
             with closing(source.events(self._stop)) as events:
                 for event in events:
@@ -207,7 +224,7 @@ class Service:
             inbox.close()
             self._mail.put("source")
 
-    def _handle(self, event: Event, inbox: VolumeQueue[Volume]) -> None:
+    def _handle(self, event: Event, inbox: VolumeQueue[_Waiting]) -> None:
         match event:
             case AcquisitionInfo():
                 self._take(self._assembler.start(event), inbox)
@@ -221,7 +238,7 @@ class Service:
             case SourceState():
                 self._send(event)
 
-    def _end(self, end: AcquisitionEnd, inbox: VolumeQueue[Volume]) -> None:
+    def _end(self, end: AcquisitionEnd, inbox: VolumeQueue[_Waiting]) -> None:
         try:
             self._take(self._assembler.end(end.acquisition), inbox)
             self._record.end(end)
@@ -229,7 +246,7 @@ class Service:
             if self._outstanding.end(end):
                 self._send(end)
 
-    def _take(self, settled: Iterable[Settled], inbox: VolumeQueue[Volume]) -> None:
+    def _take(self, settled: Iterable[Settled], inbox: VolumeQueue[_Waiting]) -> None:
         """Queue volumes for restoration, and tell of those that can't be restored.
 
         Raises
@@ -246,80 +263,90 @@ class Service:
                 self._skip(one)
                 continue
             try:
-                inbox.put(one)
+                inbox.put(one, one.is_live)
             except QueueClosedError:
                 is_closed = True
-                self._skip(Skipped(one.key, "the service is ending, nothing restores it"))
+                self._keep_or_skip(one, "the service is ending, nothing restores it")
         if is_closed:
             raise QueueClosedError
 
-    def _pass_over(self, volume: Volume) -> None:
+    def _pass_over(self, volume: _Waiting) -> None:
         self._skip(Skipped(volume.key, "restoration is slower than the acquisition"))
+        self._discard(volume)
+
+    # --- volumes that wait on disk ---
+
+    def _take_left_over(self, inbox: VolumeQueue[_Waiting]) -> None:
+        """Queue what an earlier run kept on disk."""
+        count = 0
+        for spooled, info in self._spool.left_over() if self._spool else ():
+            self._record.start(info)
+            self._record.seen(spooled.key)
+            self._outstanding.add(spooled.key)
+            self.counts["seen"] += 1
+            inbox.put(spooled, is_live=False)
+            count += 1
+        if count:
+            logger.info("%d volumes waited on disk since the last run", count)
+
+    def _keep(self, volume: _Waiting) -> Spooled | None:
+        if isinstance(volume, Spooled):
+            return volume
+        return self._spool.keep(volume) if self._spool else None
+
+    def _keep_or_skip(self, volume: _Waiting, reason: str) -> None:
+        """What becomes of a volume that this run doesn't restore any more."""
+        if self._keep(volume) is not None:
+            logger.info("%s: %s, waits on disk for the next start", volume.key, reason)
+            self._settle(volume.key)
+        else:
+            self._skip(Skipped(volume.key, reason))
+
+    def _discard(self, volume: _Waiting) -> None:
+        if isinstance(volume, Spooled) and self._spool:
+            self._spool.discard(volume)
 
     # --- restore thread ---
 
-    def _restore(self, restorer: Restorer, volume: Volume) -> None:
+    def _restore(self, restorer: Restorer, waiting: _Waiting) -> None:
         try:
+            volume = waiting.load() if isinstance(waiting, Spooled) else waiting
             restored = restorer.restore(volume)
         except LiveRestoreError as error:
             # Understood, and this volume's own fault: however many there are, the next may be well.
-            self._skip(Skipped(volume.key, str(error), is_final=True))
+            self._skip(Skipped(waiting.key, str(error), is_final=True))
+            self._discard(waiting)
             return
         self.counts["restored"] += 1
         self._record.restored(volume.key)
         logger.debug("%s: restored in %.3f s", volume.key, restored.timing_s["restoring"])
-        self._send(restored)
+        self._send(replace(restored, is_backfill=self._is_backfill(volume)))
         self._settle(volume.key)
+        self._discard(waiting)
 
-    def _restore_failed(self, volume: Volume, error: Exception) -> None:
+    def _is_backfill(self, volume: Volume) -> bool:
+        """Whether a newer one of its position and channel went before."""
+        stream = volume.key.position, volume.key.channel
+        latest_s = self._latest_s.get(stream, -math.inf)
+        if volume.is_live:
+            self._latest_s[stream] = max(latest_s, volume.received_s)
+        return not volume.is_live or volume.received_s < latest_s
+
+    def _restore_failed(self, volume: _Waiting, error: Exception) -> None:
         logger.error("%s: restoration failed", volume.key, exc_info=error)
         reason = f"restoration failed: {type(error).__name__}: {error}"
         self._skip(Skipped(volume.key, reason, is_final=True))
+        self._discard(volume)
 
-    def _after_restoring(self, inbox: VolumeQueue[Volume], stage: Stage[Volume]) -> None:
+    def _after_restoring(self, inbox: VolumeQueue[_Waiting], stage: Stage[_Waiting]) -> None:
         for volume in inbox.clear():  # only where the stage died
-            self._skip(Skipped(volume.key, "the restore stage has ended"))
+            self._keep_or_skip(volume, "the restore stage has ended")
         if stage.error:
             self._stop.fail()
         self._stop.set()
         self._mail.put("restore")
 
-    # --- sink threads, and what all use ---
-
-    def _sink_stage(self, name: str, sink: Sink) -> Stage[Item]:
-        outbox: VolumeQueue[Item] = VolumeQueue(
-            _SINK_QUEUE_BYTES,
-            "strict",
-            lambda item: item.nbytes if isinstance(item, Restored) else 0,
-        )
-
-        def send(item: Item) -> None:
-            try:
-                sink.send(item)
-                if isinstance(item, Restored):
-                    self._record.sent(name, item)
-            except SinkError as error:
-                self.counts["sink failures"] += 1
-                logger.error("%s", error)
-
-        def failed(item: Item, error: Exception) -> None:
-            self.counts["sink failures"] += 1
-            logger.error("%s: %.200r failed", name, item, exc_info=error)
-
-        def ended() -> None:
-            outbox.clear()
-            if self._sink_stages[name].error:
-                self._stop.fail()
-            self._mail.put(name)
-
-        return Stage(name, outbox, send, failed, ended)
-
-    def _send(self, item: Item) -> None:
-        for stage in self._sink_stages.values():
-            try:
-                stage.queue.put(item)
-            except QueueClosedError:
-                continue  # this sink has ended; its end is already in the log
+    # --- what all threads use ---
 
     def _skip(self, skipped: Skipped) -> None:
         self.counts["skipped"] += 1
@@ -328,42 +355,16 @@ class Service:
         self._send(skipped)
         self._settle(skipped.key)
 
+    def _send(self, item: Item) -> None:
+        for delivery in self._deliveries.values():
+            delivery.put(item)
+
+    def _sink_ended(self, delivery: Delivery) -> None:
+        if delivery.error:
+            self._stop.fail()
+        self._mail.put(delivery.name)
+
     def _settle(self, key: VolumeKey) -> None:
         end = self._outstanding.settle(key)
         if end:
             self._send(end)
-
-
-class _Outstanding:
-    """Volumes that are on their way, so that an acquisition's end is told after the last of them."""
-
-    def __init__(self) -> None:
-        self._count: Counter[str] = Counter()
-        self._ends: dict[str, AcquisitionEnd] = {}
-        self._lock = threading.Lock()
-
-    def start(self, acquisition: str) -> None:
-        with self._lock:
-            self._ends.pop(acquisition, None)
-
-    def add(self, key: VolumeKey) -> None:
-        with self._lock:
-            self._count[key.acquisition] += 1
-
-    def end(self, end: AcquisitionEnd) -> bool:
-        """Remember an end; whether nothing is outstanding any more."""
-        with self._lock:
-            if self._count[end.acquisition]:
-                self._ends[end.acquisition] = end
-                return False
-            del self._count[end.acquisition]
-            return True
-
-    def settle(self, key: VolumeKey) -> AcquisitionEnd | None:
-        """One less; the acquisition's end if that was the last one."""
-        with self._lock:
-            self._count[key.acquisition] -= 1
-            if self._count[key.acquisition] == 0 and key.acquisition in self._ends:
-                del self._count[key.acquisition]
-                return self._ends.pop(key.acquisition)
-            return None

@@ -205,6 +205,8 @@ class Restored:
         Counts that were 0 and 1 in front of the network.
     timing_s : mapping of str to float
         Seconds spent waiting and restoring.
+    is_backfill : bool
+        Newer ones were restored before it.
     """
 
     key: VolumeKey
@@ -214,6 +216,7 @@ class Restored:
     model: ModelUse
     intensity: tuple[float, float]
     timing_s: Mapping[str, float]
+    is_backfill: bool = False
 
     @property
     def nbytes(self) -> int:

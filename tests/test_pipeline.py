@@ -17,12 +17,33 @@ def test_strict_gives_items_in_order():
     assert list(queue) == ["a", "b"]
 
 
-def test_live_gives_the_newest_first_and_the_rest_afterwards():
+def test_live_gives_the_newest_first_and_the_rest_in_order_afterwards():
     queue = queue_of("live", 100)
-    for item in "abc":
+    for item in "abcd":
         queue.put(item)
     queue.close()
-    assert list(queue) == ["c", "b", "a"]
+    assert list(queue) == ["d", "a", "b", "c"]
+
+
+def test_live_takes_turns_between_streams_and_never_starves_one():
+    queue = VolumeQueue(100, "live", lambda item: 5, stream=lambda item: item[0])
+    for item in ("A0", "B0", "A1", "B1", "C0"):
+        queue.put(item)
+    taking = iter(queue)
+    assert [next(taking) for _ in range(2)] == ["A1", "B1"]
+    queue.put("A2")
+    queue.close()
+    assert list(taking) == ["C0", "A2", "A0", "B0"]
+
+
+def test_what_is_not_live_goes_when_nothing_else_waits_and_in_order():
+    queue = queue_of("live", 100)
+    queue.put("old 1", is_live=False)
+    queue.put("a")
+    queue.put("old 2", is_live=False)
+    queue.put("b")
+    queue.close()
+    assert list(queue) == ["b", "old 1", "a", "old 2"]
 
 
 def test_live_passes_over_the_oldest_when_full():
@@ -33,6 +54,56 @@ def test_live_passes_over_the_oldest_when_full():
     assert passed_over == ["a", "b"]
     queue.close()
     assert list(queue) == ["d", "c"]
+
+
+class Disk:
+    """Takes so many items; each is then of no size in memory."""
+
+    def __init__(self, room):
+        self.room = room
+
+    def take(self, item):
+        if self.room:
+            self.room -= 1
+            return f"({item})"
+        return None
+
+
+def queue_with_disk(order, room, passed_over):
+    disk = Disk(room)
+
+    def pass_over(item):
+        passed_over.append(item)
+        disk.room += item.startswith("(")
+
+    def nbytes(item):
+        return 0 if item.startswith("(") else 5
+
+    return VolumeQueue(10, order, nbytes, pass_over, to_disk=disk.take)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [("live", ["e", "(a)", "(b)", "(c)", "d"]), ("strict", ["a", "(b)", "(c)", "(d)", "e"])],
+)
+def test_what_does_not_fit_in_memory_waits_on_disk_in_its_turn(order, expected):
+    passed_over = []
+    queue = queue_with_disk(order, 9, passed_over)
+    for item in "abcde":
+        queue.put(item)
+    queue.close()
+    assert list(queue) == expected
+    assert passed_over == []
+
+
+def test_when_disk_is_full_too_the_oldest_is_passed_over_even_from_disk():
+    passed_over = []
+    queue = queue_with_disk("live", 2, passed_over)
+    for item in "abcdefg":
+        queue.put(item)
+    assert passed_over == ["(a)", "(b)", "(c)"]
+    queue.close()
+    assert list(queue) == ["g", "(d)", "(e)", "f"]
 
 
 @pytest.mark.parametrize("order", ["strict", "live"])

@@ -74,7 +74,8 @@ def _as_text(message: VolumeMessage) -> str:
     header = message.header
     voxel = header.voxel_size_um
     size = " x ".join(f"{v:.3g}" for v in voxel) + " um" if voxel else "voxel size unknown"
-    lost = f"  {message.missed} MISSED before it" if message.missed else ""
+    lost = "  backfill" if header.backfill else ""
+    lost += f"  {message.missed} MISSED before it" if message.missed else ""
     return (
         f"{header.received_at.astimezone():%H:%M:%S}  {header.kind:8}  {header.acquisition}  "
         f"position {header.position}  time {header.time}  {header.channel}  "

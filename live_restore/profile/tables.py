@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from live_restore.profile.fields import Endpoint, ModelPath, ProfilePath, Table
 from live_restore.profile.sources import FolderSource, SourceSettings
@@ -59,10 +59,14 @@ class QueueSettings(Table):
     """What waits between the stages."""
 
     order: Literal["live", "strict"] = "live"
-    """"live": newest volume first, older ones when there is time. "strict": in order."""
+    """"live": the newest volume of each position and channel first, the others in order when there is time.
+    "strict": all in order."""
     memory_mb: PositiveInt = 2048
-    """Volumes that wait for restoration. When it is full, "live" passes over the oldest and says so,
-    "strict" makes the source wait."""
+    """Volumes that wait for restoration in memory. When it is full, a source whose data is on disk waits;
+    of the others volumes are moved to disk."""
+    spool_mb: NonNegativeInt = 8192
+    """Volumes that wait on disk, beside the ledger, since memory is full and their source can't give them again.
+    When that is full too, "live" passes over the oldest and says so, "strict" makes the source wait."""
     shutdown_s: float = Field(60.0, ge=0)
     """How long the queues may drain after the first signal to stop."""
 

@@ -59,6 +59,7 @@ def described(
         timing=dict(restored.timing_s),
         exposure_ms=restored.raw.exposure_ms,
         missing=restored.raw.missing,
+        backfill=restored.is_backfill,
         model=None
         if is_raw
         else messages.ModelHeader(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -17,10 +20,18 @@ from live_restore import __version__
 from live_restore.errors import SinkError
 from live_restore.interfaces import Item
 from live_restore.profile import WriteSettings
-from live_restore.volume import AcquisitionInfo, ModelUse, Restored, VolumeKey, VoxelSize
+from live_restore.volume import (
+    AcquisitionInfo,
+    ModelUse,
+    Restored,
+    SourceState,
+    VolumeKey,
+    VoxelSize,
+)
 
 __all__ = ["Writer", "output_path", "provenance", "write_ome_tiff"]
 
+_LOOK_AGAIN_S = 5.0
 _UNSAFE = re.compile(r'[<>:"|?*\x00-\x1f/\\]')
 
 
@@ -29,13 +40,12 @@ class Writer:
 
     def __init__(self, settings: WriteSettings) -> None:
         self._folder = settings.folder
+        self._unwritten_bytes = 0  # of the last volume, where it couldn't be written
+        self._next_look_s = 0.0
 
     def __enter__(self) -> Self:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            probe = self._folder / ".live-restore.part"
-            probe.write_bytes(b"")
-            probe.unlink()
+            self._probe()
         except OSError as error:
             raise SinkError(
                 f"folder {self._folder}: can't be written to ({error.strerror}). Make it writable "
@@ -57,8 +67,11 @@ class Writer:
         Raises
         ------
         SinkError
-            It can't be written; nothing half-written is left under its name.
+            It can't be written; nothing half-written is left under its name. With a `SourceState`:
+            neither could the last one be now.
         """
+        if isinstance(item, SourceState) and self._unwritten_bytes:
+            self._look_again()
         if not isinstance(item, Restored):
             return
         path = self._folder / output_path(item.key, item.info)
@@ -80,10 +93,32 @@ class Writer:
                 },
             )
         except OSError as error:
+            self._unwritten_bytes = max(1, item.data.nbytes)
             raise SinkError(
-                f"{item.key}: can't be written to {path} ({error.strerror or error}). Free space or "
+                f"{item.key}: can't be written to {path} ({_reason(error)}). Free space or "
                 "mend the folder; the raw data is untouched"
             ) from error
+        self._unwritten_bytes = 0
+
+    def _probe(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        probe = self._folder / ".live-restore.part"
+        probe.write_bytes(b"")
+        probe.unlink()
+
+    def _look_again(self) -> None:
+        """See whether the last volume could be written now."""
+        now = time.monotonic()
+        if now >= self._next_look_s:
+            self._next_look_s = now + _LOOK_AGAIN_S
+            try:
+                self._probe()
+                if shutil.disk_usage(self._folder).free > 2 * self._unwritten_bytes:
+                    self._unwritten_bytes = 0
+                    return
+            except OSError as error:
+                raise SinkError(f"folder {self._folder}: still can't be written to") from error
+        raise SinkError(f"folder {self._folder}: still can't take volumes")
 
 
 def output_path(key: VolumeKey, info: AcquisitionInfo) -> Path:
@@ -179,6 +214,13 @@ def write_ome_tiff(
         part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _reason(error: OSError) -> str:
+    """In words; numpy, which writes the planes, tells of a full disk by two numbers alone."""
+    if error.errno is None and "requested and" in str(error):
+        return os.strerror(errno.ENOSPC)
+    return error.strerror or str(error)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,99 @@
+"""A sink with its own thread and queue, so that none holds up the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from live_restore.errors import SinkError
+from live_restore.interfaces import Item, Sink
+from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
+from live_restore.record import Record
+from live_restore.volume import Restored, SourceState
+
+__all__ = ["Delivery"]
+
+logger = logging.getLogger(__name__)
+
+_QUEUE_BYTES = 2**30
+
+
+class Delivery(Stage[Item]):
+    """The thread that sends what is restored to one sink, and notes whether it got there.
+
+    Parameters
+    ----------
+    name : str
+        Of the sink.
+    sink : Sink
+        Where to.
+    record : Record
+        Where it is noted.
+    on_end : callable
+        Called with this last, from its thread.
+
+    Attributes
+    ----------
+    num_failures : int
+        Items that couldn't be sent.
+    """
+
+    def __init__(
+        self, name: str, sink: Sink, record: Record, on_end: Callable[[Delivery], None]
+    ) -> None:
+        self.num_failures = 0
+        self._sink = sink
+        self._record = record
+        self._has_failed = False
+        super().__init__(
+            name,
+            VolumeQueue(
+                _QUEUE_BYTES,
+                "strict",
+                lambda item: item.nbytes if isinstance(item, Restored) else 0,
+            ),
+            self._deliver,
+            self._failed,
+            lambda: self._ended(on_end),
+        )
+
+    def put(self, item: Item) -> None:
+        """Queue an item; a sink that has ended, which is in the log already, gets none."""
+        with suppress(QueueClosedError):
+            self.queue.put(item)
+
+    def drop(self) -> None:
+        """Take nothing more, and drop what waits."""
+        for item in self.queue.clear():
+            if isinstance(item, Restored):
+                logger.warning("%s: dropped at shutdown, not sent to %s", item.key, self.name)
+
+    def _deliver(self, item: Item) -> None:
+        try:
+            self._sink.send(item)
+        except SinkError as error:
+            if not isinstance(item, SourceState):  # with those it only tells that it still can't
+                logger.error("%s", error)
+                self._note_failure(item, error)
+            return
+        if isinstance(item, Restored):
+            self._record.sent(self.name, item)
+        if self._has_failed:
+            self._has_failed = False
+            logger.info("%s: works again", self.name)
+            self._record.recovered(self.name)
+
+    def _failed(self, item: Item, error: Exception) -> None:
+        logger.error("%s: %.200r failed", self.name, item, exc_info=error)
+        self._note_failure(item, error)
+
+    def _note_failure(self, item: Item, error: Exception) -> None:
+        self.num_failures += 1
+        self._has_failed = True
+        if isinstance(item, Restored):
+            self._record.unsent(self.name, item, str(error))
+
+    def _ended(self, on_end: Callable[[Delivery], None]) -> None:
+        self.queue.clear()
+        on_end(self)
