@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from live_restore.profile.fields import Endpoint, ProfilePath, Table, Voxel
+from live_restore.profile.pattern import check_pattern
 
 __all__ = [
     "AcquisitionSource",
@@ -76,7 +77,7 @@ class FolderSource(Table):
     layout: FolderLayout = "auto"
     """How acquisitions are laid out; "auto" recognises each by itself, "whole-files" takes none while it
     grows."""
-    pattern: str | None = None
+    pattern: Annotated[str, AfterValidator(check_pattern)] | None = None
     """Of the names of acquisitions of one file per plane, as "{channel}_{time}_{z}.tif": {position}, {channel},
     {time} and {z}, each at most once and {z} always; * for what doesn't matter, / between folders."""
     voxel_size_um: Voxel | None = None
@@ -86,6 +87,15 @@ class FolderSource(Table):
     from their first stacks."""
     idle_s: PositiveFloat = 600.0
     """A growing acquisition to which nothing is added for so long is over."""
+
+    @model_validator(mode="after")
+    def _a_pattern_for_plane_files(self) -> FolderSource:
+        if self.layout == "plane-files" and self.pattern is None:
+            raise ValueError(
+                'layout = "plane-files" needs a pattern of the files\' names: add pattern = '
+                '"{channel}_{time}_{z}.tif", as yours are called'
+            )
+        return self
 
 
 class MicroManagerSource(Table):

@@ -13,21 +13,32 @@ from typing import Literal
 
 import numpy as np
 
-from live_restore.sources.layouts.plane import Pixels
+from live_restore.sources.layouts.plane import LARGEST_PLANE_BYTES, Pixels
 from live_restore.sources.layouts.raw_file import DamagedFileError, RawFile
 
-__all__ = ["ByteOrder", "Directory", "Field", "read_byte_order", "read_directory"]
+__all__ = [
+    "ByteOrder",
+    "Directory",
+    "Field",
+    "read_byte_order",
+    "read_directory",
+    "read_first_directory",
+]
 
 ByteOrder = Literal["<", ">"]
 
 _ORDERS: Mapping[bytes, ByteOrder] = {b"II*\0": "<", b"MM\0*": ">"}
 _ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I"}
+_RATIONAL = 5
+_TEXTS = (1, 2)  # bytes and ASCII; some programs write UTF-8 into either
 # Micro-Manager writes 13 to 17 fields; the standard knows fewer than 100.
 _MOST_FIELDS = 512
+_FIRST_POINTER = 4
 _USUAL_BYTES = 2 + 17 * 12 + 4
-# The largest cameras give 0.3 GB per image. More comes from damaged bytes.
-_LARGEST_PLANE_BYTES = 2**30
+# A strip per row, and OME-XML of some thousand planes.
+_MOST_NUMBERS = 2**20
+_LARGEST_TEXT_BYTES = 2**22
 
 _WIDTH, _HEIGHT, _COMPRESSION, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 259, 277, 339
 _STRIP_OFFSETS, _STRIP_BYTE_COUNTS = 273, 279
@@ -87,6 +98,43 @@ class Directory:
             return None
         return int(struct.unpack_from(self.order + _NUMBERS[field.kind], field.value)[0])
 
+    def numbers(self, file: RawFile, tag: int) -> tuple[int, ...]:
+        """All of a field's values, wherever they lie; none where they aren't (yet) there."""
+        field = self.fields.get(tag)
+        if field is None or field.kind not in _NUMBERS or not 0 < field.count <= _MOST_NUMBERS:
+            return ()
+        raw = field.value if field.nbytes <= 4 else file.read(field.offset, field.nbytes)
+        if len(raw) < field.nbytes:
+            return ()
+        return struct.unpack(
+            f"{self.order}{field.count}{_NUMBERS[field.kind]}", raw[: field.nbytes]
+        )
+
+    def alike(self, file: RawFile, tag: int) -> int | None:
+        """The value that all of a field's values have; None where they have none in common."""
+        values = set(self.numbers(file, tag))
+        return values.pop() if len(values) == 1 else None
+
+    def ratio(self, file: RawFile, tag: int) -> float | None:
+        """A field's only value, a fraction; None where there is none."""
+        field = self.fields.get(tag)
+        if field is None or field.kind != _RATIONAL or field.count != 1:
+            return None
+        raw = file.read(field.offset, field.nbytes)
+        above, below = struct.unpack(self.order + "II", raw) if len(raw) == 8 else (0, 0)
+        return above / below if below else None
+
+    def text(self, file: RawFile, tag: int) -> str:
+        """A field's text; empty where there is none."""
+        field = self.fields.get(tag)
+        if field is None or field.kind not in _TEXTS or field.nbytes > _LARGEST_TEXT_BYTES:
+            return ""
+        raw = file.read(field.offset, field.nbytes).rstrip(b"\0")
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")  # ImageJ's µ
+
     def pixels(self, file: RawFile) -> Pixels | None:
         """Where the image's pixels lie, or None as long as that isn't written.
 
@@ -118,7 +166,7 @@ class Directory:
             )
         samples = self.number(_SAMPLES) or 1
         itemsize, rest = divmod(nbytes, width * height * samples)
-        if rest or itemsize not in (1, 2, 4) or samples > 4 or nbytes > _LARGEST_PLANE_BYTES:
+        if rest or itemsize not in (1, 2, 4) or samples > 4 or nbytes > LARGEST_PLANE_BYTES:
             raise DamagedFileError(
                 f"{file.path}: an image of {width} x {height} pixels with {samples} samples each and "
                 f"{nbytes} bytes at byte {offset}, expected 1, 2 or 4 bytes per sample: the file is "
@@ -132,6 +180,16 @@ class Directory:
 def read_byte_order(file: RawFile) -> ByteOrder | None:
     """The file's byte order; None when it isn't (yet) a TIFF file."""
     return _ORDERS.get(file.read(0, 4))
+
+
+def read_first_directory(file: RawFile) -> Directory | None:
+    """The file's first directory, or None as long as it isn't all there. See `read_directory`."""
+    order = read_byte_order(file)
+    pointer = file.read(_FIRST_POINTER, 4)
+    if order is None or len(pointer) < 4:
+        return None
+    (offset,) = struct.unpack(order + "I", pointer)
+    return read_directory(file, offset, order) if offset else None
 
 
 def read_directory(file: RawFile, offset: int, order: ByteOrder) -> Directory | None:

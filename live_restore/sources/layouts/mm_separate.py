@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,7 +19,7 @@ from typing import Any, Self
 
 from live_restore.errors import SourceError
 from live_restore.sources.layouts.growing_folder import GrowingFolder
-from live_restore.sources.layouts.ifd import Directory, read_byte_order, read_directory
+from live_restore.sources.layouts.ifd import Directory, read_first_directory
 from live_restore.sources.layouts.layout import LayoutInfo
 from live_restore.sources.layouts.metadata import Known, parse_object
 from live_restore.sources.layouts.plane import PlaneOnDisk
@@ -33,7 +32,6 @@ _IMAGE = re.compile(
     r"img(?P<axes>(?:_[a-zA-Z ]+\d+)+)\.tif|img_(?P<time>\d{9,})_(?P<channel>.*)_(?P<z>\d{3,})\.tif"
 )
 _AXIS = re.compile(r"_([a-zA-Z ]+)(\d+)")
-_FIRST_POINTER = 4
 _IMAGES_ASKED = 8  # for their position: some may be half written or cut short
 _IMAGEJ_METADATA = 50839
 _IMAGEJ_HEAD = {">": b"IJIJinfo", "<": b"JIJIofni"}
@@ -186,12 +184,12 @@ class _PositionFolder:
     def _plane(self, place: _Place) -> PlaneOnDisk | None:
         """An image's plane, or None as long as it isn't whole."""
         with RawFile(self.path / place.name) as file:
-            directory = _read_first_directory(file)
+            directory = read_first_directory(file)
             pixels = directory.pixels(file) if directory else None
             if directory is None or pixels is None or pixels.end > file.size:
                 return None
             # The pixels are written last. What led to them may have been read half written.
-            if _read_first_directory(file) != directory:
+            if read_first_directory(file) != directory:
                 return None
             metadata = _read_imagej_info(file, directory) or {}
         position = self._known.positions.of(
@@ -224,20 +222,11 @@ def _position_name(folder: Path) -> str | None:
         images = (entry.name for entry in entries if _IMAGE.fullmatch(entry.name))
         for name in islice(images, _IMAGES_ASKED):
             with RawFile(folder / name) as file:
-                directory = _read_first_directory(file)
+                directory = read_first_directory(file)
                 metadata = _read_imagej_info(file, directory) if directory else None
             if metadata is not None:
                 return str(metadata.get("PositionName", ""))
     return None
-
-
-def _read_first_directory(file: RawFile) -> Directory | None:
-    order = read_byte_order(file)
-    pointer = file.read(_FIRST_POINTER, 4)
-    if order is None or len(pointer) < 4:
-        return None
-    (offset,) = struct.unpack(order + "I", pointer)
-    return read_directory(file, offset, order) if offset else None
 
 
 def _read_summary(path: Path) -> dict[str, Any] | None:

@@ -166,7 +166,7 @@ class _Chain:
         if axes is None:
             return None
         plane = self._plane(dict(axes), metadata, pixels)
-        self._pointer, self.end = directory.next_pointer, plane.pixels.end
+        self._pointer, self.end = directory.next_pointer, pixels.end
         return plane
 
     def _plane(

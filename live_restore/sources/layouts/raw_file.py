@@ -10,11 +10,30 @@ from typing import Self
 
 from live_restore.errors import SourceError
 
-__all__ = ["DamagedFileError", "RawFile"]
+__all__ = ["DamagedFileError", "RawFile", "SeveralImagesError"]
 
 
 class DamagedFileError(SourceError):
     """Bytes that no writer leaves, or in a way that can't be read: looking again doesn't help."""
+
+
+class SeveralImagesError(DamagedFileError):
+    """A file that should hold one image holds more.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    num_images : int, optional
+        As far as it is known.
+    """
+
+    def __init__(self, path: Path, num_images: int | None = None) -> None:
+        super().__init__(
+            f"{path}: holds {num_images or 'several'} images, but by the pattern in [source] it is a "
+            "single plane. If its files are whole stacks, leave the pattern out and they are taken when "
+            "they are finished"
+        )
 
 
 class RawFile:
@@ -66,6 +85,15 @@ class RawFile:
             return os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise self._unreadable(error) from error
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Its size and its time of modification in ns: both may stand still while it is written."""
+        try:
+            status = os.fstat(self._file.fileno())
+        except OSError as error:
+            raise self._unreadable(error) from error
+        return status.st_size, status.st_mtime_ns
 
     def read(self, offset: int, count: int) -> bytes:
         """The bytes from `offset` on; fewer than `count` where the file ends earlier.
