@@ -16,17 +16,20 @@ import tifffile
 from numpy.typing import NDArray
 
 from live_restore.errors import SourceError
-from live_restore.volume import AcquisitionInfo, Plane, VolumeKey, VoxelSize
+from live_restore.sources.stacks.contents import (
+    MICROMETRES,
+    channel_names,
+    read_type,
+    voxel_size,
+    wanted,
+)
+from live_restore.volume import AcquisitionInfo, Plane, VoxelSize
 
 __all__ = ["TIFF_SUFFIXES", "TiffStack"]
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf")
 """File names that are opened."""
 
-_MICROMETRES = {
-    "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "\\u00b5m": 1.0,
-    "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0, "in": 25400.0,
-}  # fmt: skip
 _AXES_IN_ORDER = "TCZYX"
 
 
@@ -46,12 +49,16 @@ class TiffStack:
     ----------
     info : AcquisitionInfo
         Shape, names and voxel size; uint8, uint16 or float32 (other types are converted to float32).
+    has_gaps : bool
+        False: a file that lacks planes isn't opened.
 
     Raises
     ------
     SourceError
         Not a whole z-stack: what was found instead, and what to do.
     """
+
+    has_gaps = False
 
     def __init__(
         self, path: Path, acquisition: str, voxel_size_um: VoxelSize | None = None
@@ -106,14 +113,9 @@ class TiffStack:
             A plane can't be read.
         """
         info = self.info
-        for series, position in zip(self._series, info.positions, strict=True):
-            for time in range(self.num_times):
-                for c, channel in enumerate(info.channels):
-                    if (position, time, channel) in settled:
-                        continue
-                    key = VolumeKey(info.acquisition, position, time, channel)
-                    for z in range(info.shape_zyx[0]):
-                        yield Plane(key, z, self._read(series, (time, c, z)))
+        for (p, time, c), key in wanted(info, self.num_times, settled):
+            for z in range(info.shape_zyx[0]):
+                yield Plane(key, z, self._read(self._series[p], (time, c, z)))
 
     def _open(self, acquisition: str, voxel_size_um: VoxelSize | None) -> None:
         everything = list(self._tiff.series)
@@ -138,16 +140,12 @@ class TiffStack:
             _check_whole(series, self._tiff, self._path)
         num_positions = len(self._series)
         names, voxel = _metadata(self._tiff)
-        channels = names if len(names) == self._layout.num_channels else ()
-        dtype = first.dtype.newbyteorder("=")
-        if dtype not in (np.uint8, np.uint16, np.float32):
-            dtype = np.dtype(np.float32)
         self.info = AcquisitionInfo(
             acquisition=acquisition,
             shape_zyx=self._layout.shape_zyx,
-            dtype=dtype,
+            dtype=read_type(first.dtype),
             voxel_size_um=voxel or voxel_size_um,
-            channels=channels or tuple(f"C{c}" for c in range(self._layout.num_channels)),
+            channels=channel_names(names, self._layout.num_channels),
             positions=tuple(str(p) for p in range(num_positions)),
             num_times=self._layout.num_times,
             origin=str(self._path),
@@ -301,23 +299,16 @@ def _ome_metadata(xml: str) -> tuple[tuple[str, ...], VoxelSize | None]:
     for axis in "ZYX":
         size = float(pixels.get(f"PhysicalSize{axis}", "nan"))
         unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        voxel.append(size * _MICROMETRES.get(unit.lower(), float("nan")))
-    is_named = all(names) and len(set(names)) == len(names)
-    return (names if is_named else ()), _voxel(voxel)
+        voxel.append(size * MICROMETRES.get(unit.lower(), float("nan")))
+    return names, voxel_size(voxel)
 
 
 def _imagej_voxel(tiff: tifffile.TiffFile) -> VoxelSize | None:
     metadata = tiff.imagej_metadata or {}
-    unit = _MICROMETRES.get(str(metadata.get("unit", "")).lower(), float("nan"))
+    unit = MICROMETRES.get(str(metadata.get("unit", "")).lower(), float("nan"))
     voxel = [float(metadata.get("spacing", "nan")) * unit]
     for name in ("YResolution", "XResolution"):
         tag = tiff.pages.first.tags.get(name)
         pixels, units = tag.value if tag is not None else (0, 1)
         voxel.append(units / pixels * unit if pixels else float("nan"))
-    return _voxel(voxel)
-
-
-def _voxel(zyx: list[float]) -> VoxelSize | None:
-    """A voxel size, unless a part of it is unknown or impossible."""
-    z, y, x = zyx
-    return (z, y, x) if all(np.isfinite(v) and v > 0 for v in zyx) else None
+    return voxel_size(voxel)
