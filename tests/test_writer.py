@@ -56,12 +56,24 @@ def key(position="0", time=0, channel="DAPI", acquisition="run"):
             make_info(acquisition="x/y", positions=("A", "B:3"), num_times=3, channels=("a", "b")),
             "x/y/y_B_3_t0001_a.ome.tif",
         ),
+        (key("Pos1", channel="GFP"), make_info(), "run/run_Pos1_GFP.ome.tif"),
+        (key(time=2), make_info(), "run/run_t0002.ome.tif"),
         (key(acquisition=".."), make_info(), "_.ome.tif"),
         (key(acquisition="a/../../b?"), make_info(), "a/_/_/b_.ome.tif"),
     ],
 )
 def test_a_file_is_named_after_what_tells_volumes_apart(volume, info, expected):
     assert output_path(volume, info).as_posix() == expected
+
+
+def test_the_same_volume_gives_the_same_file(tmp_path):
+    restored = make_restored()
+    for name in ("a", "b"):
+        with Writer(WriteSettings(folder=tmp_path / name)) as writer:
+            writer.send(restored)
+    assert (tmp_path / "a" / "run.ome.tif").read_bytes() == (
+        tmp_path / "b" / "run.ome.tif"
+    ).read_bytes()
 
 
 def test_no_output_leaves_its_folder(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -125,15 +127,16 @@ def output_path(key: VolumeKey, info: AcquisitionInfo) -> Path:
     """Where a volume is written, relative to the output folder.
 
     ``<acquisition>.ome.tif`` when that names it, else a folder of the acquisition's name with one
-    file per volume; position, time and channel appear where there is more than one.
+    file per volume; position, time and channel appear where there is more than one, or one that
+    wasn't announced.
     """
     acquisition = Path(*(_safe(part) for part in PurePosixPath(key.acquisition).parts))
     parts = []
-    if len(info.positions) > 1:
+    if len(info.positions) > 1 or key.position not in info.positions:
         parts.append(_safe(key.position))
-    if info.num_times != 1:
+    if info.num_times != 1 or key.time:
         parts.append(f"t{key.time:04d}")
-    if len(info.channels) > 1:
+    if len(info.channels) > 1 or key.channel not in info.channels:
         parts.append(_safe(key.channel))
     if not parts:
         return acquisition.with_name(acquisition.name + ".ome.tif")
@@ -188,6 +191,8 @@ def write_ome_tiff(
     """
     metadata: dict[str, Any] = {
         "axes": "TCZYX",
+        # The same volume gives the same file, and none tells this computer's address.
+        "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps([path.name, dict(annotations)]))),
         "Channel": {"Name": list(channels)},
         "MapAnnotation": dict(annotations),
     }
