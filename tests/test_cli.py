@@ -198,16 +198,15 @@ def test_restore_continues_after_a_bad_file_and_says_which(tmp_path):
         "restore", inputs, tmp_path / "none.tif", "--output", out, "--dtype", "float32"
     )
     assert done.returncode == 1
-    assert "2 of 4 files restored" in done.stderr
+    assert "5 volumes restored" in done.stderr
     assert "bad.tif" in done.stderr
     assert "none.tif: no such file" in done.stderr
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.tif")) == [
-        "b.ome.tif",
-        "deep/a [1].ome.tif",
+        *(f"in/b/b_t000{t}_{c}.ome.tif" for t in (0, 1) for c in "xy"),
+        "in/deep/a [1].ome.tif",
     ]
-    with TiffStack(out / "b.ome.tif", "b") as restored:
-        assert restored.info.channels == ("x", "y")
-        assert restored.num_times == 2
+    with TiffStack(out / "in" / "b" / "b_t0001_y.ome.tif", "b") as restored:
+        assert restored.info.channels == ("y",)
         assert restored.info.voxel_size_um == pytest.approx((0.4, 0.1, 0.1))
         assert restored.info.dtype == np.float32
 

@@ -1,24 +1,25 @@
-"""``live-restore restore``: files and folders, one after the other."""
+"""``live-restore restore``: files, folders and whole archives."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
-    from live_restore.restore.restorer import RcanRestorer
-    from live_restore.sources.stacks.tiff import TiffStack
+    from live_restore.archive.jobs import Recipe
+    from live_restore.archive.run import ArchiveRun, Execute, Report
+    from live_restore.sources.layouts import Recognition
 
 __all__ = ["add_command"]
+
+_INTERRUPTED = 130
 
 
 def add_command(commands: Any) -> None:
@@ -26,8 +27,9 @@ def add_command(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "restore",
         help="restore files or folders of z-stacks",
-        description="Writes an OME-TIFF for each TIFF z-stack (OME-TIFF, ImageJ hyperstack or "
-        "multi-page). A file that can't be read is named at the end; the others are restored.",
+        description="Writes an OME-TIFF for each z-stack: those in files that hold whole ones, and "
+        "those in the datasets of Micro-Manager and pycromanager. What can't be read is named at the "
+        "end; the rest is restored. Run again, it goes on where it stopped.",
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="file or folder")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write")
@@ -44,139 +46,140 @@ def add_command(commands: Any) -> None:
         metavar=("Z", "Y", "X"),
         help="in um, for files that don't say theirs",
     )
+    parser.add_argument(
+        "--pattern",
+        help='names of acquisitions of one file per plane, as "{position}_{time}_{channel}_{z}.tif"',
+    )
+    parser.add_argument("--again", action="store_true", help="also what was restored before")
+    parser.add_argument(
+        "--ledger", type=Path, metavar="DIR", help="where to note what was restored"
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="restore on a Dask cluster: its scheduler's address, as tcp://host:8786, or local for "
+        "one worker per GPU of this machine. All machines must see the same disk. Dask trusts whoever "
+        "can connect to it: name only a scheduler of your own, in a network of your own",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="of --scheduler local, instead of one per GPU"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
+    from live_restore.archive.run import ArchiveRun, forget, ledger_file
+    from live_restore.archive.search import find
+    from live_restore.errors import LiveRestoreError, ProfileError
+    from live_restore.ledger import Ledger
+    from live_restore.profile import WriteSettings
+    from live_restore.sinks.writer import Writer
+
+    started = time.monotonic()
+    if options.workers is not None and (options.scheduler != "local" or options.workers < 1):
+        raise ProfileError("--workers says how many --scheduler local starts, 1 or more")
+    recognition, recipe = _recognition(options), _recipe(options)
+    num_found = sum(1 for _ in find(options.inputs, recipe.output, recognition))
+    file = ledger_file(recipe.output, options.ledger)
+    if options.again:
+        forget(file)
+    with Writer(WriteSettings(folder=recipe.output)), Ledger(file, is_written=True) as ledger:
+        with _progress(num_found) as bar, _executor(options, recipe) as execute:
+            run = ArchiveRun(
+                recipe,
+                ledger,
+                lambda report, share: _tell(bar, run, report, share),
+                replaces=options.again,
+            )
+            try:
+                run.run(find(options.inputs, recipe.output, recognition), execute)
+                code = 1 if run.problems or not num_found else 0
+            except KeyboardInterrupt:
+                code = _INTERRUPTED
+            except LiveRestoreError as error:
+                bar.console.print(f"live-restore: {error}", markup=False, soft_wrap=True)
+                code = 1
+        _summarise(run, code, time.monotonic() - started)
+    return code
+
+
+def _recognition(options: argparse.Namespace) -> Recognition:
+    from live_restore.errors import ProfileError
+    from live_restore.sources.layouts import Recognition
+
+    try:
+        return Recognition(pattern=options.pattern, is_finished=True)
+    except ValueError as error:
+        raise ProfileError(f"--pattern {options.pattern}: {error}") from error
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    from live_restore.archive.jobs import Recipe
+    from live_restore.restore.model import load_model
+
+    model = load_model(options.model)
+    return Recipe(
+        "default" if options.model == "default" else str(model.path.resolve()),
+        model.sha256,
+        options.output.resolve(),
+        options.device,
+        options.precision,
+        options.dtype,
+        tuple(options.voxel_size) if options.voxel_size else None,
     )
 
-    from live_restore.errors import LiveRestoreError
-    from live_restore.restore.model import load_model
-    from live_restore.restore.restorer import RcanRestorer
 
-    files = list(_files(options.inputs, options.output))
-    failures: list[str] = []
-    started = time.monotonic()
-    model = load_model(options.model)
-    columns = (
+@contextmanager
+def _executor(options: argparse.Namespace, recipe: Recipe) -> Iterator[Execute]:
+    if options.scheduler is None:
+        from live_restore.archive.run import here
+        from live_restore.archive.work import Workbench
+
+        with Workbench(recipe) as bench:
+            yield here(bench)
+    else:
+        from live_restore.archive.cluster import on_cluster
+
+        with on_cluster(options.scheduler, recipe, options.workers) as execute:
+            yield execute
+
+
+def _progress(num_files: int) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("volumes"),
+        TextColumn("{task.completed:.0f}/{task.total} files, {task.fields[volumes]} volumes"),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
     )
-    console = Console(stderr=True)
-    with (
-        RcanRestorer(model, options.device, options.precision, options.dtype) as restorer,
-        Progress(*columns, console=console) as bar,
-    ):
-        for path, name in files:
-            task = bar.add_task(path.name, total=None)
-            show = partial(_show, bar, task)
-            try:
-                output = _restore_file(path, name, options, restorer, show)
-                names = ", ".join(str(one) for one in output)
-                bar.console.print(f"{path} -> {names}", markup=False, soft_wrap=True)
-            except (LiveRestoreError, OSError) as error:
-                failures.append(str(error))
-                bar.console.print(f"{path} failed", style="red", markup=False, soft_wrap=True)
-            finally:
-                bar.remove_task(task)
-    print(
-        f"{len(files) - len(failures)} of {len(files)} files restored in "
-        f"{time.monotonic() - started:.1f} s",
-        file=sys.stderr,
-    )
-    for failure in failures:
-        print(f"not restored: {failure}", file=sys.stderr)
-    return 1 if failures or not files else 0
+    bar.add_task("restoring", total=num_files, volumes=0)
+    return bar
 
 
-def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
-    bar.update(task, completed=done, total=total)
+def _tell(bar: Progress, run: ArchiveRun, report: Report, share: float) -> None:
+    """Show how far the run is, and what became of a file."""
+
+    def say(text: str, style: str = "") -> None:
+        bar.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    bar.update(bar.tasks[0].id, advance=share, volumes=run.num_restored)
+    if not report.is_over:
+        return
+    if report.output is not None:
+        several = f" and {report.num_restored - 1} more" if report.num_restored > 1 else ""
+        say(f"{report.path} -> {report.output}{several}")
+    if report.problems:
+        say(f"{report.path} failed: {len(report.problems)} problems, named at the end", "red")
 
 
-def _files(inputs: list[Path], output: Path) -> Iterator[tuple[Path, str]]:
-    """Each file and the name of its acquisition; folders are searched for TIFF files."""
-    from live_restore.sources.folder import acquisition_name
-    from live_restore.sources.stacks.tiff import TIFF_SUFFIXES
-
-    for path in inputs:
-        if not path.is_dir():
-            yield path, acquisition_name(Path(path.name))
-            continue
-        for file in sorted(path.rglob("*")):
-            is_own = output.resolve() in file.resolve().parents
-            if file.suffix.lower() in TIFF_SUFFIXES and file.is_file() and not is_own:
-                yield file, acquisition_name(file.relative_to(path))
-
-
-def _restore_file(
-    path: Path,
-    name: str,
-    options: argparse.Namespace,
-    restorer: RcanRestorer,
-    on_progress: Callable[[int, int], None],
-) -> list[Path]:
-    """Restore all volumes of a file into one OME-TIFF per position."""
-    import numpy as np
-
-    from live_restore.errors import SourceError
-    from live_restore.sinks.writer import provenance, write_ome_tiff
-    from live_restore.sources.stacks.tiff import TiffStack
-
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file")
-    with TiffStack(path, name, options.voxel_size and tuple(options.voxel_size)) as stack:
-        info = stack.info
-        restored = _restored_volumes(stack, restorer, on_progress)
-        outputs = []
-        for position in info.positions:
-            suffix = f"_{position}" if len(info.positions) > 1 else ""
-            output = options.output / f"{name}{suffix}.ome.tif"
-            if output.resolve() == path.resolve():
-                raise SourceError(
-                    f"{path}: would be replaced by its own result; choose another --output"
-                )
-            output.parent.mkdir(parents=True, exist_ok=True)
-            volumes = (next(restored) for _ in range(stack.num_times * len(info.channels)))
-            write_ome_tiff(
-                output,
-                (plane for volume in volumes for plane in volume),
-                (stack.num_times, len(info.channels), *info.shape_zyx),
-                np.dtype(options.dtype),
-                info.voxel_size_um,
-                info.channels,
-                provenance(restorer.model_use(info.shape_zyx), info.origin),
-            )
-            outputs.append(output)
-    return outputs
-
-
-def _restored_volumes(
-    stack: TiffStack, restorer: RcanRestorer, on_progress: Callable[[int, int], None]
-) -> Iterator[NDArray[np.generic]]:
-    from live_restore.errors import SourceError
-    from live_restore.sources.assembler import Assembler
-    from live_restore.volume import Volume
-
-    info = stack.info
-    total = len(info.positions) * stack.num_times * len(info.channels)
-    done = 0
-    assembler = Assembler()
-    assembler.start(info)
-    on_progress(0, total)
-    for plane in stack.planes():
-        for settled in assembler.add(plane):
-            if not isinstance(settled, Volume):
-                raise SourceError(f"{settled.key}: {settled.reason}")
-            yield restorer.restore(settled).data
-            done += 1
-            on_progress(done, total)
+def _summarise(run: ArchiveRun, code: int, duration_s: float) -> None:
+    lines = [f"{run.num_restored} volumes restored in {duration_s:.1f} s"]
+    if run.num_before:
+        lines.append(f"{run.num_before} of {run.num_volumes} volumes were restored before")
+    lines += [f"not restored: {problem}" for problem in run.problems]
+    if code == _INTERRUPTED:
+        lines.append("stopped: the same command, without --again, goes on from there")
+    print("\n".join(lines), file=sys.stderr)

@@ -49,6 +49,16 @@ class Defaults:
     z_step_um: float | None = None
     memory_bytes: int = 2**30
 
+    def voxel_size_um(
+        self, pixel_size_um: float | None, z_step_um: float | None, num_slices: int
+    ) -> VoxelSize | None:
+        """``(z, y, x)`` of stacks of so many planes, from what is known of them; None if it doesn't do."""
+        pixel = pixel_size_um or self.pixel_size_um
+        step = z_step_um or self.z_step_um
+        if num_slices == 1:
+            step = step or pixel
+        return (step, pixel, pixel) if pixel and step else None
+
 
 @dataclass(slots=True)
 class _Acquisition:
@@ -238,19 +248,14 @@ class Incoming:
             acquisition=one.name,
             shape_zyx=(num_slices, header.shape[0], header.shape[1]),
             dtype=np.dtype(header.type),
-            voxel_size_um=self._voxel_size(header, num_slices),
+            voxel_size_um=self._defaults.voxel_size_um(
+                header.pixel_size_um, header.z_step_um, num_slices
+            ),
             channels=header.channels or tuple(dict.fromkeys(h.channel for h in one.headers)),
             positions=header.positions or tuple(dict.fromkeys(h.position for h in one.headers)),
             num_times=header.num_times,
             origin=header.origin,
         )
-
-    def _voxel_size(self, header: PlaneHeader, num_slices: int) -> VoxelSize | None:
-        pixel = header.pixel_size_um or self._defaults.pixel_size_um
-        step = header.z_step_um or self._defaults.z_step_um
-        if num_slices == 1:
-            step = step or pixel
-        return (step, pixel, pixel) if pixel and step else None
 
 
 def _num_planned(header: PlaneHeader, info: AcquisitionInfo | None) -> int | None:

@@ -1,0 +1,1 @@
+"""Restores whole archives: one volume a task, here or on a Dask cluster, going on where it stopped."""
