@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from layouts import SLICES, WRITERS, acquisition
-from tests.plane_file_writers import write_plane_files
 
 from live_restore.interfaces import StopSignal
 from live_restore.profile import FolderSource
@@ -30,17 +29,13 @@ from live_restore.sources.assembler import Assembler
 from live_restore.sources.folder import Folder
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, Volume
 from tests import growing_layouts as growing
+from tests.plane_file_writers import write_plane_files
 
 DEMO_CAMERA = "DemoCamera, NDTiff"
-PATTERN = "img_{channel}_{time}_{z}.tif"
+PATTERN = "{channel}_{time}_{z}.tif"  # of what write_plane_files calls its files
 
 
-def plane_files(folder: Path, acquired: list, pieces: growing.Pieces):
-    """One file per plane, as told by a pattern."""
-    return write_plane_files(folder, acquired, pieces, pattern=PATTERN)
-
-
-ALL = WRITERS | {"plane files": plane_files}
+ALL = WRITERS | {"plane files": write_plane_files}
 
 
 def pixels(place: tuple[int, str, int], shape: tuple[int, ...]) -> np.ndarray:
