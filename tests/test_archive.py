@@ -107,7 +107,7 @@ def test_each_volume_becomes_a_file_named_as_the_daemons(archive, restoring):
 
 
 def test_files_are_those_that_the_daemon_writes(archive, restoring, tiny_model, tmp_path):
-    from tests.test_folder import Watching
+    from tests.watching import Watching
 
     restoring.run(archive)
     with Watching(archive, settle_s=0.0) as watching:

@@ -10,7 +10,7 @@ from live_restore.errors import SourceError
 from live_restore.sources.shares import share_of, share_of_mount
 from live_restore.sources.watched import WatchedFolder
 from tests.conftest import wait_for
-from tests.test_folder import Watching, save, warnings_of
+from tests.watching import Watching, save, warnings_of
 
 MOUNTS = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw

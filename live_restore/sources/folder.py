@@ -1,31 +1,38 @@
-"""A watched folder: finished TIFF stacks as they appear, Micro-Manager's acquisitions as they grow."""
+"""A watched folder: finished stacks as they appear, acquisitions as they grow.
+
+What is new goes first: after each stack that is given, the folder is looked at again. ::
+
+    WatchedFolder: touched, listed
+        -> Arrivals (files that may still be written) -> OpenFiles -> Finished: a stack
+        -> Growing (acquisitions of many files): a stack
+"""
 
 from __future__ import annotations
 
+import heapq
 import logging
-import queue
+import math
 import re
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from itertools import count, islice
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Self
 
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
-from watchdog.observers.polling import PollingObserver
-
-from live_restore.errors import SourceError
 from live_restore.interfaces import Event, StopSignal
 from live_restore.ledger import Ledger, Origin
 from live_restore.profile import FolderSource
+from live_restore.sources.arrivals import Arrivals
+from live_restore.sources.finished import Finished
 from live_restore.sources.growing import Growing
 from live_restore.sources.incoming import Defaults
-from live_restore.sources.layouts import recognise
-from live_restore.sources.stacks.tiff import TIFF_SUFFIXES, TiffStack
-from live_restore.volume import AcquisitionEnd, SourceState
+from live_restore.sources.layouts import Layout, Recognition
+from live_restore.sources.layouts.plane_files import PlaneFiles
+from live_restore.sources.open_files import OpenFiles
+from live_restore.sources.stacks import stack_suffix
+from live_restore.sources.watched import WatchedFolder
+from live_restore.volume import SourceState
 
 __all__ = ["Folder", "acquisition_name"]
 
@@ -36,46 +43,19 @@ _NOT_MEANT_FOR_US = (
     *("metadata.txt", "display_settings.txt", "comments.txt", "ndtiff.index"),  # of datasets
 )
 _TICK_S = 1.0
-# What Micro-Manager and pycromanager call the files of a dataset; only of those the bytes are asked.
-_OF_A_DATASET = re.compile(r"NDTiff\.index|.*NDTiffStack(_\d+)?\.tif|.*_MMStack.*\.tif|img_.*\.tif")
-_OPEN_RETRY_S = 5.0  # a file that doesn't open may still be on its way: warn only after this
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """A file as it was seen."""
-
-    size: int
-    mtime_ns: int
-
-    @property
-    def version(self) -> str:
-        """Tells it from the same file with other content."""
-        return f"{self.size}-{self.mtime_ns}"
-
-    @classmethod
-    def at(cls, path: Path) -> Self | None:
-        try:
-            stat = path.stat()
-        except OSError:
-            return None  # gone, or not to be read: either way not there for us
-        return cls(stat.st_size, stat.st_mtime_ns)
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A file that isn't known to stand still yet."""
-
-    look: _Look
-    since: float
+_LISTED_AT_ONCE = 200  # files of a listing between two looks at what is new
+_ASK_AGAIN_S = 0.2  # whether files that look like an acquisition's are of one
+_DIGITS = re.compile(r"\d+")
+_WITH_DIGITS = re.compile(r"[^\W_]*\d[^\W_]*")
 
 
 class Folder:
     """A source that watches a folder and everything in it.
 
-    Acquisitions in one of Micro-Manager's layouts are taken plane by plane while they are written.
-    Any other file is taken when its size and time stood still for ``settle_s`` and it opens whole.
-    What isn't a z-stack is left alone with one warning; should it change, it is looked at again.
+    Acquisitions of many files are taken plane by plane while they are written. Any other file is
+    taken when its size and time stood still for ``settle_s`` and it opens whole. What isn't a z-stack
+    is left alone with one warning; should it change, it is looked at again. What is new goes before
+    what was there at the start, which goes by age.
 
     Parameters
     ----------
@@ -94,36 +74,36 @@ class Folder:
     ) -> None:
         self._ledger = ledger
         self._settings = settings
-        self._ignore = ignore.resolve() if ignore else None
-        self._touched: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
-        self._settled: dict[Path, _Look] = {}
-        self._waiting: dict[Path, _Waiting] = {}
-        self._names: dict[str, Path] = {}
+        self._root = settings.path.resolve()
+        self._watched = WatchedFolder(
+            self._root, ignore.resolve() if ignore else None, settings.polling
+        )
+        self._recognition = Recognition(settings.layout, settings.pattern)
+        self._arrivals = Arrivals(settings.settle_s, self._watched.look)
+        self._listing: Iterator[Path] | None = None
+        self._next_scan_s = 0.0
+        self._old_from_s = math.inf  # what was there at the start is all known from then on
+        self._open = OpenFiles(settings, self._arrivals, self._name, ledger)
         self._growing: dict[Path, Growing] = {}
-        self._old: set[Path] = set()  # datasets that aren't to be taken
+        self._old_growing: list[tuple[int, int, Path]] = []  # when it was written, a number
+        self._left_alone: set[Path] = set()  # datasets that aren't to be taken
+        self._plane_files: set[Path] = set()  # datasets that share their folders with other things
+        self._datasets: dict[
+            tuple[Path, str], Path | None
+        ] = {}  # of such files, and those like them
+        self._names: dict[str, Path] = {}
+        self._asked_s: dict[tuple[Path, str], float] = {}  # what wasn't of a dataset, and when
+        self._opened_s = 0.0
+        self._retries: set[Path] = set()
+        self._numbers = count()
 
     def __enter__(self) -> Self:
-        self._root = self._settings.path.resolve()
-        if not self._root.is_dir():
-            raise SourceError(
-                f"folder {self._root}: isn't there or isn't a folder. Make it, or name another one "
-                "in [source]"
-            )
-        self._observer: BaseObserver = PollingObserver() if self._settings.polling else Observer()
-        self._observer.schedule(_Touches(self._touched), str(self._root), recursive=True)
-        try:
-            self._observer.start()
-        except OSError as error:
-            raise SourceError(
-                f"folder {self._root}: can't be watched ({error}). Set polling = true in [source], "
-                "or raise the system's limit of watches"
-            ) from error
+        self._watched.open()
+        self._opened_s = time.monotonic()
         if self._settings.existing == "ignore":
-            files = self._list()
-            self._settled = {p: look for p in files if (look := _Look.at(p))}
-            self._old = {
-                layout.path for p in files if _of_a_dataset(p) and (layout := recognise(p))
-            }
+            for path in self._watched.files():
+                self._leave_alone(path)
+            self._old_from_s = 0.0
         return self
 
     def __exit__(
@@ -132,181 +112,222 @@ class Folder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._observer.stop()
-        self._observer.join()
+        self._watched.close()
+        self._open.close()
         for growing in self._growing.values():
             growing.close()
 
     def events(self, stop: StopSignal) -> Generator[Event, None, None]:
         """See `Source.events`; each file or dataset is an acquisition."""
-        stop.call(lambda: self._touched.put(None))
-        logger.info("watching %s", self._root)
-        next_scan = next_tick = time.monotonic()
+        stop.call(self._watched.wake)
+        next_tick_s = time.monotonic()
         while not stop.is_set():
-            if time.monotonic() >= next_scan:
-                self._look_again()
-                for path in self._list():
-                    self._notice(path)
-                next_scan = time.monotonic() + self._settings.rescan_s
-            now = time.monotonic()
-            for growing in [one for one in self._growing.values() if one.next_look_s <= now]:
-                yield from growing.poll(stop)
-            for path in self._due():
-                if stop.is_set():
-                    return
-                yield from self._take(path, stop)
-                if not self._touched.empty():
-                    break  # what is new goes before the rest of what was there
-            if time.monotonic() >= next_tick:
-                yield SourceState(f"watching {self._root}")
-                next_tick = time.monotonic() + _TICK_S
-            self._wait_for_touches(min(next_tick, self._next_due(next_scan)))
+            self._look_around()
+            one = self._next()
+            if one is not None:
+                one.turn = next(self._numbers)
+                yield from one.give(stop)
+                if isinstance(one, Finished) and one.is_over:
+                    self._put_away(one)
+            if time.monotonic() >= next_tick_s:
+                yield SourceState(self._watched.state)
+                next_tick_s = time.monotonic() + _TICK_S
+            if one is None:
+                self._watched.wait(min(next_tick_s, self._next_look_s()))
+        yield from self._open.end("stopped")
+
+    # --- what is there ---
+
+    def _look_around(self) -> None:
+        """See what was touched, what the folder holds, and what became of what was seen before."""
+        if self._watched.check():
+            self._listing, self._next_scan_s = None, 0.0
+            for growing in self._growing.values():
+                growing.resume()
+        for path in self._watched.touched():
+            self._see(path, is_live=True, is_touched=True)
+        if not self._watched.is_there:
+            return
+        self._list()
+        for arrival in self._arrivals.due():
+            path, since_s = arrival.path, arrival.since_s
+            if self._known_growing(path) or self._new_growing(path, since_s):
+                self._arrivals.drop(path)  # what was written later told
+            else:
+                self._arrivals.ready(arrival)
+        now = time.monotonic()
+        for growing in self._growing.values():
+            if growing.next_look_s <= now:
+                growing.look()
+
+    def _list(self) -> None:
+        """Go on with listing the folder, when it is time."""
+        if self._listing is None:
+            if time.monotonic() < self._next_scan_s:
+                return
+            self._look_again()
+            self._listing = self._watched.files()
+        is_first = self._old_from_s == math.inf
+        num_listed = 0
+        for path in islice(self._listing, _LISTED_AT_ONCE):
+            num_listed += 1
+            self._see(path, is_live=not is_first)
+        if num_listed < _LISTED_AT_ONCE:
+            self._listing = None
+            self._next_scan_s = time.monotonic() + self._settings.rescan_s
+            if is_first and self._watched.look():
+                self._old_from_s = time.monotonic() + self._settings.settle_s
 
     def _look_again(self) -> None:
         """Forget what the user wants tried again."""
-        for name in self._ledger.take_retries() if self._ledger else ():
-            self._settled.pop(Path(name), None)
-            if (growing := self._growing.pop(Path(name), None)) is not None:
+        if self._ledger:
+            self._retries |= {Path(name) for name in self._ledger.take_retries()}
+        for path in self._retries - self._open.paths:
+            if (growing := self._growing.pop(path, None)) is not None:
                 growing.close()
+                layout = self._recognition.recognise(path)
+                if layout is not None:
+                    self._follow(layout, is_old=True).begin()
+            else:
+                self._arrivals.forget(path)
+                self._open.forget(path)
+                self._see(path, is_live=False)
+            self._retries.discard(path)
 
-    def _list(self) -> list[Path]:
-        try:
-            return [path for path in self._root.rglob("*") if path.is_file()]
-        except OSError as error:
-            logger.warning("folder %s: can't be listed (%s), trying again", self._root, error)
-            return []
-
-    def _notice(self, path: Path) -> None:
+    def _see(self, path: Path, *, is_live: bool, is_touched: bool = False) -> None:
         """Start the clock of a file that is new or changed, or look at the dataset it is of."""
-        if self._is_of_dataset(path):
-            return
-        look = _Look.at(path)
-        if look is None or self._is_ignored(path):
-            self._waiting.pop(path, None)
-        elif self._settled.get(path) != look:
-            waiting = self._waiting.get(path)
-            if waiting is None or waiting.look != look:
-                self._waiting[path] = _Waiting(look, time.monotonic())
-
-    def _is_of_dataset(self, path: Path) -> bool:
-        """Whether a path belongs to one of Micro-Manager's datasets; then that one is looked at."""
-        for folder in (path, *path.parents):
-            if folder in self._old:
-                return True
-            if (growing := self._growing.get(folder)) is not None:
+        is_unwanted = _is_unwanted(path.name)
+        # What grows while the folder is listed for the first time was there before, for the most part.
+        is_old = not is_live or self._old_from_s == math.inf
+        growing = self._known_growing(path) or (
+            not is_unwanted
+            and self._new_growing(path, time.monotonic() - _ASK_AGAIN_S, is_old=is_old)
+        )
+        if isinstance(growing, Growing):
+            if not is_live and self._plane_files.intersection(path.parents):
+                growing.know_as_old(path)
+            if is_touched:
                 growing.touch()
-                return True
-        if not _of_a_dataset(path) or self._is_ignored(path):
-            return False
-        layout = recognise(path)
+            elif is_live or growing.has_begun:
+                growing.look_soon()
+            elif time.time() - _written_ns(path) / 1e9 < self._settings.idle_s:
+                growing.begin(is_urgent=True)
+        elif growing or is_unwanted:
+            self._arrivals.drop(path)
+        elif stack_suffix(path.name) is not None or path.is_file():
+            self._arrivals.see(path, is_live=is_live, is_touched=is_touched)
+
+    def _known_growing(self, path: Path) -> Growing | bool:
+        """The dataset that a file is of; True when that isn't to be taken, False without one."""
+        for folder in (path, *path.parents) if self._growing or self._left_alone else ():
+            growing = folder in self._left_alone or self._growing.get(folder)
+            if growing and (folder not in self._plane_files or self._is_plane(path, folder)):
+                return growing
+        return False
+
+    def _is_plane(self, path: Path, dataset: Path) -> bool:
+        """Whether a file is of a dataset in whose folder other things may lie."""
+        like_it = path.parent, _DIGITS.sub("0", path.name)
+        if like_it not in self._datasets:
+            if not self._recognition.may_belong(path):
+                return False
+            layout = self._recognition.recognise(path)
+            if layout is None:  # it just vanished
+                return False
+            self._datasets[like_it] = layout.path
+        return self._datasets[like_it] == dataset
+
+    def _new_growing(self, path: Path, since_s: float, *, is_old: bool = False) -> Growing | bool:
+        """The dataset that a file is found to be of; False without one."""
+        layout = self._recognise(path, since_s)
+        return False if layout is None else self._follow(layout, is_old=is_old)
+
+    def _recognise(self, path: Path, since_s: float) -> Layout | None:
+        """Ask for a file's dataset, unless it was asked for one named like it since then."""
+        if not self._recognition.may_belong(path):
+            return None
+        like_it = path.parent, _WITH_DIGITS.sub("0", path.name)
+        if self._asked_s.get(like_it, -math.inf) >= since_s:
+            return None
+        layout = self._recognition.recognise(path)
         if layout is None:
-            return False
+            self._asked_s[like_it] = time.monotonic()
+        elif isinstance(layout, PlaneFiles):
+            if not layout.path.is_relative_to(self._root):
+                return None  # a stray file that lies too high for the pattern's folders
+            self._plane_files.add(layout.path)
+        return layout
+
+    def _follow(self, layout: Layout, *, is_old: bool) -> Growing:
         settings, voxel = self._settings, self._settings.voxel_size_um
-        self._growing[layout.path] = Growing(
+        growing = self._growing[layout.path] = Growing(
             layout,
             self._name(layout.path),
-            Defaults(
-                settings.num_slices,
-                voxel[2] if voxel else None,
-                voxel[0] if voxel else None,
-            ),
+            Defaults(settings.num_slices, voxel[2] if voxel else None, voxel[0] if voxel else None),
             settings.idle_s,
             self._ledger.settled(Origin(str(layout.path))) if self._ledger else frozenset(),
+            is_old=is_old,
         )
-        return True
+        if is_old:
+            place = _written_ns(layout.path), next(self._numbers), layout.path
+            heapq.heappush(self._old_growing, place)
+        return growing
 
-    def _is_ignored(self, path: Path) -> bool:
-        if path.name.startswith((".", "~$")) or path.name.lower() in _NOT_MEANT_FOR_US:
-            return True
-        if ".part" in path.suffixes or not path.is_file():
-            return True
-        return self._ignore is not None and self._ignore in path.parents
-
-    def _due(self) -> list[Path]:
-        """Files that stood still for long enough, the newest first."""
-        now = time.monotonic()
-        due = []
-        for path, waiting in list(self._waiting.items()):
-            if now - waiting.since < self._settings.settle_s:
-                continue
-            if self._is_of_dataset(path):  # what was written later tells
-                del self._waiting[path]
-                continue
-            look = _Look.at(path)
-            if look == waiting.look:
-                due.append((look.mtime_ns, path))
-            elif look is None:
-                del self._waiting[path]
+    def _leave_alone(self, path: Path) -> None:
+        """Pass over what was there at the start."""
+        if not self._known_growing(path):
+            layout = self._recognise(path, self._opened_s)
+            if layout is not None:
+                self._left_alone.add(layout.path)
             else:
-                self._waiting[path] = _Waiting(look, now)
-        return [path for _, path in sorted(due, reverse=True)]
+                self._arrivals.settle_unseen(path)
 
-    def _next_due(self, next_scan: float) -> float:
-        settle = self._settings.settle_s
+    # --- whose turn it is ---
+
+    def _next(self) -> Finished | Growing | None:
+        """Who gives the next stack: who has a new one, who was interrupted, then the oldest."""
+        if not self._watched.is_there:
+            return None
+        if not self._open.is_full and (arrival := self._arrivals.next_new()) is not None:
+            self._open.take_up(arrival)
+        candidates: list[Finished | Growing] = [*self._open.latest, *self._growing.values()]
+        for having in (
+            [one for one in candidates if one.has_new],
+            [one for one in candidates if one.has_old],
+        ):
+            if having:
+                return min(having, key=lambda one: one.turn)
+        if time.monotonic() >= self._old_from_s:
+            if self._old_growing and self._old_growing[0][0] <= self._arrivals.oldest_ns:
+                path = heapq.heappop(self._old_growing)[-1]
+                if (growing := self._growing.get(path)) is not None:
+                    growing.begin()
+            elif (arrival := self._arrivals.next_old()) is not None:
+                self._open.take_up(arrival)
+        return None
+
+    def _put_away(self, finished: Finished) -> None:
+        if self._open.put_away(finished):
+            self._arrivals.forget(finished.path)
+            self._see(finished.path, is_live=True)
+
+    def _next_look_s(self) -> float:
+        """When something is to be done, should nothing be touched."""
+        if not self._watched.is_there:
+            return math.inf
+        if self._listing is not None or self._open.paths or self._arrivals.has_new:
+            return 0.0
+        has_old = bool(self._old_growing) or self._arrivals.oldest_ns < math.inf
         return min(
-            [
-                next_scan,
-                *(waiting.since + settle for waiting in self._waiting.values()),
-                *(growing.next_look_s for growing in self._growing.values()),
-            ]
+            self._old_from_s if has_old else math.inf,
+            self._next_scan_s,
+            self._arrivals.next_due_s,
+            *(growing.next_look_s for growing in self._growing.values()),
         )
-
-    def _wait_for_touches(self, until: float) -> None:
-        """Wait for the file system to speak, or until a time on the monotonic clock."""
-        try:
-            path = self._touched.get(timeout=max(0.0, until - time.monotonic()))
-            while path is not None:
-                self._notice(path)
-                path = self._touched.get_nowait()
-        except queue.Empty:
-            return
-
-    def _take(self, path: Path, stop: StopSignal) -> Iterator[Event]:
-        waiting = self._waiting[path]
-        if path.suffix.lower() not in TIFF_SUFFIXES:
-            logger.warning("%s: not a TIFF file, left alone", path)
-            self._settle(path)
-            return
-        name = self._name(path)
-        origin = Origin(str(path), waiting.look.version)
-        if self._ledger and self._ledger.is_done(origin):
-            logger.debug("%s: restored before", path)
-            self._settle(path)
-            return
-        try:
-            stack = TiffStack(path, name, self._settings.voxel_size_um)
-        except (SourceError, OSError) as error:
-            age = time.time() - waiting.look.mtime_ns / 1e9
-            if 0 <= age < _OPEN_RETRY_S:
-                # Slow writers pause in mid-file.
-                waiting.since = time.monotonic() + _OPEN_RETRY_S - age - self._settings.settle_s
-                return
-            logger.warning("%s, left alone", error)
-            self._settle(path)
-            return
-        self._settle(path)
-        with stack:
-            logger.info("%s: %s", path.name, _describe(stack))
-            yield replace(stack.info, version=origin.version)
-            settled = self._ledger.settled(origin) if self._ledger else frozenset()
-            reason = "finished"
-            try:
-                for plane in stack.planes(settled):
-                    if stop.is_set():
-                        reason = "stopped"
-                        break
-                    yield plane
-            except (SourceError, OSError) as error:
-                logger.warning("%s", error)
-                reason = str(error)
-            yield AcquisitionEnd(name, reason)
-
-    def _settle(self, path: Path) -> None:
-        self._settled[path] = self._waiting.pop(path).look
 
     def _name(self, path: Path) -> str:
         """A name of its own for each file or dataset."""
-        if path == self._root:
+        if path == self._root or not path.is_relative_to(self._root):
             return path.name
         name = acquisition_name(path.relative_to(self._root))
         if self._names.setdefault(name, path) != path:
@@ -315,40 +336,21 @@ class Folder:
         return name
 
 
-class _Touches(FileSystemEventHandler):
-    """Hands on the paths of what changed, from watchdog's thread."""
-
-    def __init__(self, touched: queue.SimpleQueue[Path | None]) -> None:
-        self._touched = touched
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        """Called by watchdog for each event."""
-        if event.event_type in ("created", "modified", "moved", "closed"):
-            path = event.dest_path or event.src_path
-            self._touched.put(Path(path if isinstance(path, str) else path.decode()))
-
-
-def _of_a_dataset(path: Path) -> bool:
-    return _OF_A_DATASET.fullmatch(path.name) is not None
-
-
 def acquisition_name(path: PurePath) -> str:
     """A file's name without its suffixes, with the folders before it: ``day1/cell3``."""
-    stem = path.name
-    for suffix in (*TIFF_SUFFIXES, ".ome"):
-        if stem.lower().endswith(suffix):
-            stem = stem[: -len(suffix)]
+    stem = path.name.removesuffix(stack_suffix(path.name) or "")
     return path.with_name(stem or path.name).as_posix()
 
 
-def _describe(stack: TiffStack) -> str:
-    info = stack.info
-    voxel = info.voxel_size_um
-    size = " x ".join(f"{v:.3g}" for v in voxel) + " um" if voxel else "voxel size unknown"
-    counts = {
-        "positions": len(info.positions),
-        "time points": stack.num_times,
-        "channels": len(info.channels),
-    }
-    several = "".join(f"{n} {name}, " for name, n in counts.items() if n > 1)
-    return f"{several}{info.shape_zyx} {info.dtype}, {size}"
+def _is_unwanted(name: str) -> bool:
+    """Whether a file's name says that it is no stack, or a half one."""
+    is_half = ".part" in name and ".part" in PurePath(name).suffixes
+    return is_half or name.startswith((".", "~$")) or name.lower() in _NOT_MEANT_FOR_US
+
+
+def _written_ns(path: Path) -> int:
+    """When something was written to a file, by its file system's clock."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0  # it just vanished

@@ -142,8 +142,8 @@ class EncodedPixels:
             raise
         except Exception as error:  # tifffile raises nearly anything on damaged files
             raise DamagedFileError(
-                f"{self.path}: can't be decoded ({type(error).__name__}: {error}). Save it again, "
-                "without compression and not in tiles if you can"
+                f"{self.path}: can't be decoded ({type(error).__name__}: {error}). Save it again; if "
+                "it is compressed, pip install imagecodecs, or save it without"
             ) from error
 
 

@@ -171,7 +171,7 @@ class TiffStack:
         except Exception as error:
             raise SourceError(
                 f"{self._path}: plane {index} can't be read ({type(error).__name__}: {error}); "
-                "save the file again, without compression if it is compressed"
+                "save the file again; if it is compressed, pip install imagecodecs, or save it without"
             ) from error
         plane = np.ascontiguousarray(plane.reshape(self.info.shape_zyx[1:]), dtype=self.info.dtype)
         plane.flags.writeable = False
