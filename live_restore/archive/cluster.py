@@ -13,7 +13,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from live_restore import __version__
@@ -145,8 +145,10 @@ def on_cluster(scheduler: str, recipe: Recipe, num_workers: int | None = None) -
         try:
             yield lambda jobs: _execute(client, recipe, jobs)
         finally:
-            with suppress(Exception):
+            try:
                 client.run(put_away, on_error="ignore")
+            except (OSError, RuntimeError, TimeoutError) as error:  # a cluster that is gone
+                logger.debug("workers weren't told to put their files away: %s", error)
 
 
 def _execute(client: Client, recipe: Recipe, jobs: Iterator[Job]) -> Iterator[Outcome]:
