@@ -68,7 +68,7 @@ class Service:
     Attributes
     ----------
     counts : collections.Counter
-        Volumes ``seen``, ``restored``, ``skipped``; ``sink failures``.
+        Volumes ``seen``, ``restored``, ``skipped``, ``left for the next start``; ``sink failures``.
     """
 
     def __init__(self, profile: Profile, on_ready: Callable[[], None] | None = None) -> None:
@@ -80,6 +80,7 @@ class Service:
         self._outstanding = Outstanding()
         self._source_error: BaseException | None = None
         self._spool: Spool | None = None
+        self._comes_again = False
         self._latest_s: dict[tuple[str, str], float] = {}  # of each position and channel
 
     def stop(self) -> None:
@@ -108,6 +109,8 @@ class Service:
                 opened.enter_context(ledger)
             self._record = Record(ledger, self._profile)
             source = open_source(self._profile, ledger)
+            # What it gives it gives again to the next run, unless that was restored.
+            self._comes_again = source.is_durable and ledger is not None
             if not source.is_durable:
                 if ledger is not None:
                     ledger.give_up_waiting("the program ended before it was restored")
@@ -151,12 +154,8 @@ class Service:
         self._supervise({thread.name for thread in threads}, inbox)
         for thread in threads:
             thread.join()
-        logger.info(
-            "done: %d volumes seen, %d restored, %d skipped",
-            self.counts["seen"],
-            self.counts["restored"],
-            self.counts["skipped"],
-        )
+        told = ("seen", "restored", "skipped", "left for the next start")
+        logger.info("done: volumes %s", ", ".join(f"{self.counts[one]} {one}" for one in told))
         if failures := sum(one.num_failures for one in self._deliveries.values()):
             self.counts["sink failures"] = failures
         errors = [restoring.error, *(delivery.error for delivery in self._deliveries.values())]
@@ -296,8 +295,9 @@ class Service:
 
     def _keep_or_skip(self, volume: _Waiting, reason: str) -> None:
         """What becomes of a volume that this run doesn't restore any more."""
-        if self._keep(volume) is not None:
-            logger.info("%s: %s, waits on disk for the next start", volume.key, reason)
+        if self._comes_again or self._keep(volume) is not None:
+            self.counts["left for the next start"] += 1
+            logger.debug("%s: %s, left for the next start", volume.key, reason)
             self._settle(volume.key)
         else:
             self._skip(Skipped(volume.key, reason))

@@ -62,6 +62,23 @@ def test_what_was_restored_is_not_restored_again_and_a_changed_file_is(tmp_path,
     assert {name: after[name] for name in again} == again
 
 
+def test_what_a_stopped_daemon_had_waiting_waits_for_the_next_start(tmp_path, tiny_model):
+    profile = profile_in(tmp_path, tiny_model)
+    for number in range(40):
+        save(tmp_path / "today" / f"{number:02}.tif", (8, 64, 64))
+    with daemon(profile) as process:
+        wait_for(lambda: list((tmp_path / "restored").glob("*.tif")), "the first one")
+        process.terminate()
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+    after = status(profile)
+    assert (after["skipped"], after["failed"]) == (0, 0)
+    assert after["seen"] == after["written"] + after["restored"] + after["waiting"]
+    assert told.count("WARNING") <= 1 + after["restored"]  # each that wasn't written any more
+    with daemon(profile):
+        wait_for(lambda: status(profile)["written"] == 40, "the others")
+
+
 def test_failed_volumes_are_told_of_and_tried_again_when_asked(tmp_path, tiny_model):
     profile = profile_in(tmp_path, tiny_model)
     bad = np.full((3, 24, 24), np.nan, "f4")

@@ -12,7 +12,7 @@ from live_restore.profile import parse_profile
 from live_restore.record import ledger_file, open_ledger
 from live_restore.service import Service
 from live_restore.volume import AcquisitionEnd, Plane, Restored, Skipped, SourceState, VolumeKey
-from tests.conftest import make_info
+from tests.conftest import make_info, wait_for
 from tests.test_service import Collector, FakeRestorer
 
 SHAPE = (2, 512, 512)  # 1 MiB
@@ -121,7 +121,7 @@ def test_without_room_on_disk_the_oldest_are_passed_over_and_that_is_told(serve)
 
 
 def test_what_a_stopped_service_had_waiting_is_restored_by_the_next(serve, tmp_path):
-    began, let_go = threading.Event(), threading.Event()
+    began, all_came, let_go = threading.Event(), threading.Event(), threading.Event()
 
     def wait(volume):
         began.set()
@@ -129,20 +129,21 @@ def test_what_a_stopped_service_had_waiting_is_restored_by_the_next(serve, tmp_p
 
     def stop_at_once(service):
         assert began.wait(60)
+        assert all_came.wait(60)
         service.stop()
         service.stop()
-        while len(list(tmp_path.glob("*.spool/*.volume"))) < 5:
-            threading.Event().wait(0.01)
+        wait_for(lambda: len(list(tmp_path.glob("*.spool/*.volume"))) == 5, "all on disk")
         let_go.set()
 
-    source = Forgetful(6, at_end=lambda stop: stop.wait(60))
+    source = Forgetful(6, at_end=lambda stop: all_came.set() or stop.wait(60))
     collector, counts, folder = serve(source, FakeRestorer(wait), during=stop_at_once)
     assert collector.of(Skipped) == []
     assert (counts.seen, counts.restored, counts.waiting) == (6, 1, 5)
     assert len(list(folder.iterdir())) == 5
 
     collector, counts, folder = serve(Forgetful(0), FakeRestorer())
-    assert [one.key.time for one in collector.of(Restored)] == [1, 2, 3, 4, 5]
+    again = [one.key.time for one in collector.of(Restored)]
+    assert (len(again), again) == (5, sorted(again))
     assert all(one.is_backfill for one in collector.of(Restored))
     assert (counts.seen, counts.restored, counts.waiting) == (6, 6, 0)
     assert not folder.exists()
