@@ -43,6 +43,7 @@ CREATE INDEX IF NOT EXISTS by_restored_at ON volumes (restored_at);
 CREATE TABLE IF NOT EXISTS ended (origin TEXT PRIMARY KEY, version TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS retries (origin TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+_LEAST_RATE_S = 10.0  # a rate isn't told from less
 _BUSY_S = 10.0  # another process looks into it
 
 
@@ -93,6 +94,8 @@ class Counts:
         Each volume is seen; written ones aren't counted as restored.
     restored_lately : int
         In the last ten minutes.
+    lately_s : float
+        Since the first of those, at least ten seconds.
     """
 
     seen: int = 0
@@ -102,6 +105,7 @@ class Counts:
     skipped: int = 0
     failed: int = 0
     restored_lately: int = 0
+    lately_s: float = 600.0
 
 
 class Ledger:
@@ -243,8 +247,9 @@ class Ledger:
         """
         with self._readable():
             states = dict(self._rows("SELECT state, count(*) FROM volumes GROUP BY state"))
-            ((lately,),) = self._rows(
-                "SELECT count(*) FROM volumes WHERE restored_at > datetime('now', '-10 minutes')"
+            ((lately, days),) = self._rows(
+                "SELECT count(*), julianday('now') - julianday(min(restored_at)) FROM volumes"
+                " WHERE restored_at > datetime('now', '-10 minutes')"
             )
         return Counts(
             seen=sum(states.values()),
@@ -254,6 +259,7 @@ class Ledger:
             skipped=states.get("skipped", 0),
             failed=states.get("failed", 0),
             restored_lately=lately,
+            lately_s=max(_LEAST_RATE_S, (days or 0.0) * 86400),
         )
 
     def problems(self, most: int = 20) -> list[Problem]:

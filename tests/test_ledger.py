@@ -84,7 +84,7 @@ def test_volumes_are_counted_by_what_became_of_them(ledger, tmp_path):
         ledger.note_seen(ORIGIN, key)
     write(ledger, KEYS[0], tmp_path)
     ledger.note_skipped(ORIGIN, KEYS[1], "why", is_final=True)
-    assert astuple(ledger.counts()) == (3, 1, 0, 1, 0, 1, 1)
+    assert astuple(ledger.counts()) == (3, 1, 0, 1, 0, 1, 1, 10.0)
 
 
 def test_what_was_noted_survives_without_closing(tmp_path):

@@ -49,7 +49,17 @@ def key(position="0", time=0, channel="DAPI", acquisition="run"):
     ("volume", "info", "expected"),
     [
         (key(), make_info(), "run.ome.tif"),
-        (key(time=12), make_info(num_times=None), "run/run_t0012.ome.tif"),
+        (key(time=12), make_info(num_times=None), "run/run_t0012_DAPI.ome.tif"),
+        (
+            key(channel="camera"),
+            make_info(num_times=None, channels=("camera",)),
+            "run/run_t0000.ome.tif",
+        ),
+        (
+            key("Pos0"),
+            make_info(num_times=None, positions=("Pos0",)),
+            "run/run_Pos0_t0000_DAPI.ome.tif",
+        ),
         (key(channel="µ/2"), make_info(channels=("a", "µ/2")), "run/run_µ_2.ome.tif"),
         (
             key("B:3", 1, "a", "x/y"),

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_command"]
 
-_LATELY_S = 600.0
-
 
 def add_command(commands: Any) -> None:
     """Add this command to the parser's."""
@@ -70,10 +68,10 @@ def _source(profile: Profile) -> str | None:
 
 
 def _eta_s(counts: Counts) -> float | None:
-    """When what waits will be restored at the rate of the last ten minutes."""
+    """When what waits will be restored at the present rate."""
     if not counts.waiting or not counts.restored_lately:
         return None
-    return counts.waiting * _LATELY_S / counts.restored_lately
+    return counts.waiting * counts.lately_s / counts.restored_lately
 
 
 def _print(counts: Counts, problems: list[Problem], source: str | None) -> None:
@@ -92,7 +90,7 @@ def _print(counts: Counts, problems: list[Problem], source: str | None) -> None:
         str(counts.waiting),
         str(counts.skipped),
         str(counts.failed),
-        f"{counts.restored_lately / (_LATELY_S / 60):.1f}",
+        f"{60 * counts.restored_lately / counts.lately_s:.1f}",
         "" if eta_s is None else f"{eta_s / 60:.0f} min",
     )
     console = Console()

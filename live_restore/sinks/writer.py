@@ -33,6 +33,7 @@ from live_restore.volume import (
 
 __all__ = ["Writer", "output_path", "provenance", "write_ome_tiff"]
 
+_UNNAMED = ("0", "camera", "C0")  # positions and channels that nobody gave a name
 _LOOK_AGAIN_S = 5.0
 _UNSAFE = re.compile(r'[<>:"|?*\x00-\x1f/\\]')
 
@@ -131,16 +132,23 @@ def output_path(key: VolumeKey, info: AcquisitionInfo) -> Path:
     wasn't announced.
     """
     acquisition = Path(*(_safe(part) for part in PurePosixPath(key.acquisition).parts))
+    # Where nobody planned ahead, others may follow those that are known so far.
+    is_open = info.num_times is None
     parts = []
-    if len(info.positions) > 1 or key.position not in info.positions:
+    if _is_needed(key.position, info.positions, is_open):
         parts.append(_safe(key.position))
-    if info.num_times != 1 or key.time:
+    if is_open or info.num_times != 1 or key.time:
         parts.append(f"t{key.time:04d}")
-    if len(info.channels) > 1 or key.channel not in info.channels:
+    if _is_needed(key.channel, info.channels, is_open):
         parts.append(_safe(key.channel))
     if not parts:
         return acquisition.with_name(acquisition.name + ".ome.tif")
     return acquisition / ("_".join([acquisition.name, *parts]) + ".ome.tif")
+
+
+def _is_needed(name: str, announced: tuple[str, ...], is_open: bool) -> bool:
+    """Whether a position or channel appears in a file's name."""
+    return len(announced) > 1 or name not in announced or (is_open and name not in _UNNAMED)
 
 
 def provenance(model: ModelUse, origin: str) -> dict[str, str]:
