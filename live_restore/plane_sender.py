@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -111,12 +110,16 @@ class PlaneSender:
         """
         frames = encode_plane(header, data)
         while goes_on():
-            deadline = time.monotonic() + _WAIT_MS / 1000
-            while time.monotonic() < deadline:
-                with self._lock:
-                    if self._offer(frames, header.nbytes):
-                        return True
-                time.sleep(0.002)
+            with self._lock:
+                if self._offer(frames, header.nbytes):
+                    return True
+                if self._socket.closed:
+                    return False
+                oldest = self._underway[0][0] if self._underway else None
+                if oldest is None:  # only a daemon is wanting
+                    self._socket.poll(_WAIT_MS, zmq.POLLOUT)
+            if oldest is not None:
+                _await(oldest)
         return False
 
     def say(self, word: PlanesEnd | SourceHeader) -> bool:
@@ -131,9 +134,10 @@ class PlaneSender:
         """Wait until everything has left this process; `goes_on` as in `send`."""
         while goes_on():
             with self._lock:
-                if all(tracker.done for tracker, _ in self._underway):
-                    return True
-            time.sleep(0.01)
+                waiting = next((one for one, _ in self._underway if not one.done), None)
+            if waiting is None:
+                return True
+            _await(waiting)
         return False
 
     def close(self, linger_s: float = 2.0) -> None:
@@ -162,3 +166,9 @@ class PlaneSender:
                 self._held += nbytes
             return True
         return False
+
+
+def _await(message: zmq.MessageTracker) -> None:
+    """Wait until a message has left, or for as long as nobody need be asked."""
+    with contextlib.suppress(zmq.NotDone):
+        message.wait(_WAIT_MS / 1000)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ class Spool:
         self._folder = folder
         self._limit = limit_bytes
         self._held: dict[Path, int] = {}
+        self._lock = threading.Lock()
         self._last_number = 0
         self._is_refused = False  # the disk can't; told once until it can
 
@@ -120,8 +122,9 @@ class Spool:
 
     def keep(self, volume: Volume) -> Spooled | None:
         """Write a volume to disk; None when the limit is reached or the disk refuses."""
-        if sum(self._held.values()) + volume.nbytes > self._limit:
-            return None
+        with self._lock:
+            if sum(self._held.values()) + volume.nbytes > self._limit:
+                return None
         self._last_number = max(time.time_ns(), self._last_number + 1)
         path = self._folder / f"{self._last_number:020d}{_SUFFIX}"
         part = path.with_name(path.name + ".part")
@@ -143,13 +146,15 @@ class Spool:
             self._is_refused = True
             return None
         self._is_refused = False
-        self._held[path] = size
+        with self._lock:
+            self._held[path] = size
         logger.debug("%s: waits on disk", volume.key)
         return Spooled(volume.key, path, size)
 
     def discard(self, spooled: Spooled) -> None:
         """Remove a volume that is wanted no more."""
-        self._held.pop(spooled.path, None)
+        with self._lock:
+            self._held.pop(spooled.path, None)
         try:
             spooled.path.unlink(missing_ok=True)
         except OSError as error:

@@ -126,7 +126,7 @@ class Follower:
         is_ours = isinstance(error, SourceError)
         broke = f"the connection to Micro-Manager on port {self._port} broke ({reason})"
         self._beat(str(error) if is_ours else broke)
-        self._sender.await_sent(lambda: not self._stopping.wait(0.01))
+        self._sender.await_sent(lambda: not self._stopping.is_set())
 
     # --- finding ---
 
