@@ -288,6 +288,22 @@ def test_the_cosine_starts_warm_and_ends_at_zero(config):
     assert learning_rate(schedule, 120) == pytest.approx(0, abs=1e-9)
 
 
+def test_a_restarted_cosine_begins_again_at_a_share_of_the_rate():
+    schedule = Schedule(epochs=6, restarts=(4,), steps_per_epoch=1000, restart_rate=0.25)
+    rate = {step: learning_rate(schedule, step) / schedule.learning_rate for step in range(1, 6001)}
+    assert rate[4000] == pytest.approx(0, abs=1e-9)
+    assert rate[4001] < 0.01
+    assert max(rate[step] for step in range(4001, 6001)) == pytest.approx(0.25, rel=0.01)
+    assert rate[5000] == pytest.approx(0.125)
+    assert rate[6000] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("restarts", [(0,), (6,), (4, 3), (7,)])
+def test_restarts_lie_between_the_first_and_the_last_epoch(restarts):
+    with pytest.raises(ValueError, match="ascending order"):
+        Schedule(epochs=6, restarts=restarts)
+
+
 def test_the_loss_is_in_units_of_the_truths_contrast():
     plain = Schedule(balance=False)
     truth = torch.rand(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -165,6 +165,10 @@ class Schedule(_Table):
     """At the start. As published: 1e-4."""
     decay: Literal["cosine", "published"] = "cosine"
     """Cosine to zero after a warm-up of 100 steps, or halved every quarter of the epochs."""
+    restarts: tuple[int, ...] = ()
+    """Epochs after which the cosine begins anew: a trained model is trained longer."""
+    restart_rate: float = Field(0.25, gt=0, le=1)
+    """Learning rate at a restart, as a share of the first."""
     clip_norm: float = Field(0.5, ge=0)
     """Largest norm of the gradient; 0 for no limit, as published."""
     average: float = Field(0.998, ge=0, lt=1)
@@ -174,6 +178,16 @@ class Schedule(_Table):
     is about twice as fast if the processor has it."""
     checkpoint_steps: int = Field(100, ge=1)
     """Steps between checkpoints: what a kill can cost."""
+
+    @model_validator(mode="after")
+    def _restarts_ascend(self) -> Self:
+        ends = (0, *self.restarts, self.epochs)
+        if list(ends) != sorted(set(ends)):
+            raise ValueError(
+                f"restarts: epochs in ascending order, after the first and before the last ({self.epochs}), "
+                f"not {self.restarts}"
+            )
+        return self
 
 
 class Validation(_Table):

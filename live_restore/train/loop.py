@@ -6,6 +6,7 @@ was stopped anywhere and resumed sees what an uninterrupted one sees.
 
 from __future__ import annotations
 
+import bisect
 import logging
 import math
 from collections.abc import Callable, Generator
@@ -316,9 +317,15 @@ def learning_rate(schedule: Schedule, step: int) -> float:
         return float(
             schedule.learning_rate * 0.5 ** ((step - 1) // schedule.steps_per_epoch // quarter)
         )
-    steps = schedule.epochs * schedule.steps_per_epoch
+    ends = [
+        0,
+        *(epochs * schedule.steps_per_epoch for epochs in (*schedule.restarts, schedule.epochs)),
+    ]
+    cycle = bisect.bisect_left(ends, step) - 1
+    step, steps = step - ends[cycle], ends[cycle + 1] - ends[cycle]
     warm = min(1.0, step / _WARM_UP_STEPS)
-    return schedule.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+    peak = schedule.learning_rate * (schedule.restart_rate if cycle else 1.0)
+    return peak * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def describe(config: TrainConfig, origin: Origin) -> str:
