@@ -20,6 +20,7 @@ import zmq
 
 from live_restore import protocol
 from live_restore.errors import NoAnswerError, ProtocolError
+from live_restore.keys import ClientKeys
 from live_restore.messages import (
     Announcement,
     EndHeader,
@@ -64,9 +65,15 @@ class Control:
         How long to wait for each answer.
     """
 
-    def __init__(self, endpoint: str = "tcp://127.0.0.1:5557", timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        endpoint: str = "tcp://127.0.0.1:5557",
+        timeout_s: float = 5.0,
+        keys: ClientKeys | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
+        self._keys = keys
 
     def __enter__(self) -> Self:
         self._context = zmq.Context()
@@ -120,6 +127,14 @@ class Control:
         """How the daemon is."""
         return self._json({"get": "status"})
 
+    def reload(self) -> str:
+        """Have the daemon read its profile again and use its model; what happens now, in words."""
+        return str(self._json({"do": "reload"})["message"])
+
+    def drain(self) -> str:
+        """Have the daemon take no more, restore what waits, and end; what happens now, in words."""
+        return str(self._json({"do": "drain"})["message"])
+
     def _volume(self, request: dict[str, Any]) -> VolumeMessage:
         message = protocol.decode(self._ask(request))
         if not isinstance(message, VolumeMessage):
@@ -138,6 +153,8 @@ class Control:
         # A socket per request: a late answer can never be taken for the next one's.
         with self._context.socket(zmq.DEALER) as socket:
             socket.linger = 0
+            if self._keys:
+                self._keys.secure(socket)
             socket.connect(self._endpoint)
             socket.send(protocol.to_json(request))
             if not socket.poll(int(self._timeout_s * 1000)):
@@ -187,14 +204,16 @@ class Subscriber:
         control: str | None = None,
         from_start: bool = False,
         family: Family = "volume",
+        keys: ClientKeys | None = None,
     ) -> None:
         if channel is not None and position is None:
             raise ValueError("a channel can only be chosen together with its position")
         self.session: str | None = None
         self.missed = 0
         self._endpoint = endpoint
+        self._keys = keys
         self._topics = [topic_of(f"{family}/{kind}", position, channel) for kind in kinds]
-        self._control = Control(control) if control else None
+        self._control = Control(control, keys=keys) if control else None
         self._from_start = from_start
         self._next: dict[str, int] = {}
         self._pending: deque[Message] = deque()
@@ -206,6 +225,8 @@ class Subscriber:
         self._socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
         for topic in (*_SYSTEM_TOPICS, *self._topics):
             self._socket.subscribe(topic)
+        if self._keys:
+            self._keys.secure(self._socket)
         self._socket.connect(self._endpoint)
         if self._control:
             self._control.__enter__()

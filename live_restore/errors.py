@@ -1,6 +1,7 @@
 """The error tree: each message says what was expected, what came, where, and what to do."""
 
 __all__ = [
+    "KeyFileError",
     "LedgerError",
     "LiveRestoreError",
     "ModelError",
@@ -20,6 +21,10 @@ class LiveRestoreError(Exception):
 
 class ProfileError(LiveRestoreError):
     """A profile can't be read, or one of its keys or values is wrong."""
+
+
+class KeyFileError(LiveRestoreError):
+    """Keys can't be read or written, or aren't any."""
 
 
 class SourceError(LiveRestoreError):

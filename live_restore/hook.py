@@ -22,6 +22,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -35,6 +36,7 @@ from live_restore.hook_axes import (
     read_mda_event,
     read_pycromanager,
 )
+from live_restore.keys import ClientKeys
 from live_restore.plane_protocol import PlaneHeader, PlanesEnd
 from live_restore.plane_sender import PlaneSender
 from live_restore.volume import utc_now
@@ -71,6 +73,7 @@ def publish_planes(
     pixel_size_um: float | None = None,
     z_step_um: float | None = None,
     memory_mb: int = 256,
+    keys: str | Path | None = None,
 ) -> PlaneHook:
     """A hook that hands each plane to the daemon and gives it back untouched.
 
@@ -94,6 +97,8 @@ def publish_planes(
         Where Micro-Manager doesn't know them.
     memory_mb : int
         Planes that may be on their way.
+    keys : str or pathlib.Path, optional
+        The file that ``live-restore keys add`` made, for a daemon with keys.
 
     Returns
     -------
@@ -109,6 +114,8 @@ def publish_planes(
         What this acquisition is said to be can't be; the text says which part.
     SourceError
         `endpoint` is none.
+    KeyFileError
+        `keys` can't be read.
     """
     PlaneHeader(
         sender="-",
@@ -123,7 +130,8 @@ def publish_planes(
     plan = Plan(num_slices=num_slices, pixel_size_um=pixel_size_um, z_step_um=z_step_um)
     if events is not None:
         plan = plan.with_fallback(plan_of_events(events))
-    publisher = PlanePublisher(PlaneSender(endpoint, memory_mb * 2**20), name, plan)
+    client_keys = ClientKeys.load(keys) if keys is not None else None
+    publisher = PlanePublisher(PlaneSender(endpoint, memory_mb * 2**20, client_keys), name, plan)
     publisher.await_daemon()
 
     # A function: pymmcore-plus keeps only weak references to the methods of objects.

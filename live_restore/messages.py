@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 __all__ = [
     "MAX_VOLUME_BYTES",
     "Announcement",
+    "Command",
+    "CommandReply",
     "EndHeader",
     "ErrorReply",
     "Family",
@@ -229,10 +231,28 @@ class Request(BaseModel):
     """Which volume, for `get` "sequence"."""
 
 
+class Command(BaseModel):
+    """What an authorised client tells the daemon to do on the control port."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    do: Literal["reload", "drain"]
+    """Read the profile again and use its model; or take no more, restore what waits, and end."""
+
+
+class CommandReply(_Message):
+    """A command was taken."""
+
+    did: Literal["reload", "drain"]
+    """Which."""
+    message: str
+    """What happens now, for people."""
+
+
 class ErrorReply(_Message):
     """The control port's refusal."""
 
-    code: Literal["bad_request", "not_held", "internal"]
+    code: Literal["bad_request", "not_held", "not_authorised", "refused", "internal"]
     """For programs."""
     message: str
     """For people."""

@@ -13,6 +13,7 @@ import zmq.utils.garbage  # now, so that its exit handler runs after those of th
 from numpy.typing import NDArray
 
 from live_restore.errors import SourceError
+from live_restore.keys import ClientKeys
 from live_restore.plane_protocol import (
     PlaneHeader,
     PlanesEnd,
@@ -38,6 +39,8 @@ class PlaneSender:
         Of the daemon's ingest port.
     memory_bytes : int
         Planes that may be on their way at once; one larger than it may travel alone.
+    keys : ClientKeys, optional
+        For a daemon that lets in only those on its list.
 
     Raises
     ------
@@ -45,7 +48,7 @@ class PlaneSender:
         `endpoint` is none.
     """
 
-    def __init__(self, endpoint: str, memory_bytes: int) -> None:
+    def __init__(self, endpoint: str, memory_bytes: int, keys: ClientKeys | None = None) -> None:
         self._memory = memory_bytes
         self._underway: deque[tuple[zmq.MessageTracker, int]] = deque()
         self._held = 0
@@ -57,6 +60,8 @@ class PlaneSender:
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         self._socket.copy_threshold = _NEVER_COPY
+        if keys is not None:
+            keys.secure(self._socket)
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Discriminator, Tag, TypeAdapter, ValidationError
 
 from live_restore.errors import ProtocolError
 from live_restore.messages import (
     Announcement,
+    Command,
     EndHeader,
     ErrorReply,
     Header,
@@ -48,6 +49,13 @@ VERSION = 1
 
 Frame = bytes | memoryview
 _M = TypeVar("_M", bound=BaseModel)
+
+_REQUEST: TypeAdapter[Request | Command] = TypeAdapter(
+    Annotated[
+        Annotated[Request, Tag("get")] | Annotated[Command, Tag("do")],
+        Discriminator(lambda body: "do" if isinstance(body, dict) and "do" in body else "get"),
+    ]
+)
 
 _HEADERS: Mapping[str, type[SkippedHeader | StartHeader | EndHeader | Heartbeat]] = {
     "skipped/": SkippedHeader,
@@ -192,8 +200,8 @@ def _parse(topic: str, model: type[_M], text: bytes) -> _M:
         ) from error
 
 
-def parse_request(text: bytes) -> Request:
-    """A client's request.
+def parse_request(text: bytes) -> Request | Command:
+    """A client's request or command.
 
     Raises
     ------
@@ -201,10 +209,10 @@ def parse_request(text: bytes) -> Request:
         Not a request.
     """
     try:
-        return Request.model_validate_json(text)
+        return _REQUEST.validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "request"
+        where = ".".join(str(part) for part in first["loc"][1:]) or "request"
         raise ProtocolError(f"{where}: {first['msg']}") from error
 
 

@@ -24,12 +24,12 @@ from dataclasses import replace
 
 from live_restore.delivery import Delivery
 from live_restore.errors import LiveRestoreError
-from live_restore.interfaces import Event, Item, Restorer, Sink, Source, StopSignal
+from live_restore.interfaces import Event, Item, Sink, Source, StopSignal
 from live_restore.outstanding import Outstanding
 from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
 from live_restore.profile import Profile
 from live_restore.record import Record, open_ledger, open_spool
-from live_restore.restore import open_restorer
+from live_restore.reloading import ReloadingRestorer
 from live_restore.sinks import open_sinks
 from live_restore.sources import open_source
 from live_restore.sources.assembler import Assembler, Settled
@@ -53,6 +53,7 @@ _Waiting = Volume | Spooled
 _MB = 2**20
 _SIGNAL_CHECK_S = 1.0  # on Windows a signal's handler runs only when a wait ends
 _STOP = "stop"
+_RELOAD = "reload"
 
 
 class Service:
@@ -64,6 +65,8 @@ class Service:
         What to run.
     on_ready : callable, optional
         Called once when volumes can come, from the thread that called `run`.
+    read_profile : callable, optional
+        Gives the profile as it is now, for `reload`; `profile` itself without it.
 
     Attributes
     ----------
@@ -71,10 +74,16 @@ class Service:
         Volumes ``seen``, ``restored``, ``skipped``, ``left for the next start``; ``sink failures``.
     """
 
-    def __init__(self, profile: Profile, on_ready: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        on_ready: Callable[[], None] | None = None,
+        read_profile: Callable[[], Profile] | None = None,
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self._profile = profile
         self._on_ready = on_ready
+        self._restorer = ReloadingRestorer(profile, read_profile or (lambda: profile))
         self._stop = StopSignal()
         self._mail: queue.SimpleQueue[str] = queue.SimpleQueue()  # names of ended threads, _STOP
         self._outstanding = Outstanding()
@@ -86,6 +95,10 @@ class Service:
     def stop(self) -> None:
         """Stop and drain; called again, drop what waits. May be called from a signal handler."""
         self._mail.put(_STOP)  # the one thing that is safe to do in a signal handler
+
+    def reload(self) -> None:
+        """Read the profile again and use its model. May be called from a signal handler."""
+        self._mail.put(_RELOAD)
 
     def run(self) -> bool:
         """Run until the source ends or `stop` is called.
@@ -102,8 +115,12 @@ class Service:
         """
         with ExitStack() as opened:
             # Sinks first: viewers connect while the model loads.
-            sinks = {n: opened.enter_context(s) for n, s in open_sinks(self._profile).items()}
-            restorer = opened.enter_context(open_restorer(self._profile.model))
+            sinks = open_sinks(
+                self._profile, {"reload": self._restorer.reload, "drain": self._drain}
+            )
+            for sink in sinks.values():
+                opened.enter_context(sink)
+            opened.enter_context(self._restorer)
             ledger = open_ledger(self._profile)
             if ledger is not None:
                 opened.enter_context(ledger)
@@ -120,9 +137,9 @@ class Service:
             opened.enter_context(source)
             if self._on_ready:
                 self._on_ready()
-            return self._run(source, restorer, sinks)
+            return self._run(source, sinks)
 
-    def _run(self, source: Source, restorer: Restorer, sinks: dict[str, Sink]) -> bool:
+    def _run(self, source: Source, sinks: dict[str, Sink]) -> bool:
         stacks = self._profile.stacks
         self._assembler = Assembler(
             stacks.memory_mb * _MB, stacks.timeout_s, stacks.partial == "restore"
@@ -142,7 +159,7 @@ class Service:
         restoring: Stage[_Waiting] = Stage(
             "restore",
             inbox,
-            lambda volume: self._restore(restorer, volume),
+            self._restore,
             self._restore_failed,
             lambda: self._after_restoring(inbox, restoring),
         )
@@ -174,6 +191,11 @@ class Service:
             if word == _STOP:
                 logger.info("stopping: what waits is still restored; stop again to drop it")
                 self._stop.set()
+            elif word == _RELOAD:
+                try:
+                    logger.info("%s", self._restorer.reload())
+                except LiveRestoreError as error:
+                    logger.error("not reloaded: %s", error)
             elif word is not None:
                 running.discard(word)
                 if not running & {"source", "restore"}:  # either may still have something to tell
@@ -185,6 +207,11 @@ class Service:
                 logger.warning("shutdown_s is over")
                 self._drop(inbox)
                 return
+
+    def _drain(self) -> str:
+        if not self._stop.is_set():  # a second word would drop what waits
+            self.stop()
+        return "nothing more is taken; what waits is restored, then the daemon ends"
 
     def _next_mail(self, timeout_s: float) -> str | None:
         try:
@@ -308,10 +335,10 @@ class Service:
 
     # --- restore thread ---
 
-    def _restore(self, restorer: Restorer, waiting: _Waiting) -> None:
+    def _restore(self, waiting: _Waiting) -> None:
         try:
             volume = waiting.load() if isinstance(waiting, Spooled) else waiting
-            restored = restorer.restore(volume)
+            restored = self._restorer.restore(volume)
         except LiveRestoreError as error:
             # Understood, and this volume's own fault: however many there are, the next may be well.
             self._skip(Skipped(waiting.key, str(error), is_final=True))

@@ -7,6 +7,7 @@ import json
 import sys
 import zlib
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,17 +38,25 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--checksums", action="store_true", help="with --json: CRC-32 of each plane as received"
     )
+    parser.add_argument(
+        "--keys", type=Path, metavar="FILE", help="from live-restore keys, for a daemon with keys"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from live_restore.client import Subscriber, VolumeMessage
+    from live_restore.keys import ClientKeys
 
     kinds: tuple[Kind, ...] = ("restored", "raw") if options.raw else ("restored",)
     left = options.count
     source = ""
     with Subscriber(
-        options.endpoint, kinds, control=options.control, from_start=options.from_start
+        options.endpoint,
+        kinds,
+        control=options.control,
+        from_start=options.from_start,
+        keys=ClientKeys.load(options.keys) if options.keys else None,
     ) as subscriber:
         print(f"listening to {options.endpoint}", file=sys.stderr, flush=True)
         while left is None or left > 0:

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from live_restore import __version__
 from live_restore.cli import (
     check,
+    commands,
     demo,
     evaluate,
     export_model,
     import_model,
+    keys,
     listen,
     models,
     profiles,
@@ -39,6 +41,8 @@ _COMMANDS = (
     listen,
     status,
     retry,
+    commands,
+    keys,
     restore,
     evaluate,
     train,
@@ -55,9 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Live restoration of fluorescence z-stacks while they are acquired.",
     )
     parser.add_argument("--version", action="version", version=f"live-restore {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for module in _COMMANDS:
-        module.add_command(commands)
+        module.add_command(subparsers)
     return parser
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from live_restore.profile import Profile
 
 __all__ = ["add_command"]
 
@@ -18,7 +21,7 @@ def add_command(commands: Any) -> None:
         "run",
         help="restore and publish what a microscope acquires",
         description="Runs until its source ends or it is told to stop. The first Ctrl-C or SIGTERM "
-        "restores what waits; the second drops it.",
+        "restores what waits; the second drops it. SIGHUP reads the profile's [model] again.",
     )
     parser.add_argument("profile", help="a TOML file, or the name of a shipped profile")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line per volume")
@@ -29,10 +32,16 @@ def _run(options: argparse.Namespace) -> int:
     from live_restore.cli.profiles import open_profile
     from live_restore.service import Service
 
-    service = Service(open_profile(options.profile), on_ready=lambda: logger.info("ready"))
+    def read() -> Profile:
+        return open_profile(options.profile)
+
+    service = Service(read(), on_ready=lambda: logger.info("ready"), read_profile=read)
+    handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM), service.stop)
+    if hasattr(signal, "SIGHUP"):  # not on Windows: live-restore reload
+        handlers[signal.SIGHUP] = service.reload
     before = {
-        number: signal.signal(number, lambda *_: service.stop())
-        for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, lambda *_, handler=handler: handler())
+        for number, handler in handlers.items()
     }
     try:
         return 0 if service.run() else 1

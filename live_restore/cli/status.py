@@ -56,11 +56,17 @@ def _run(options: argparse.Namespace) -> int:
 def _source(profile: Profile) -> str | None:
     """What the daemon says that its source is doing; None when none answers."""
     from live_restore.client import Control
-    from live_restore.errors import ProtocolError
+    from live_restore.errors import KeyFileError, ProtocolError
+    from live_restore.keys import open_key_folder
 
     if profile.publish is None or profile.publish.control is None:
         return None
-    with Control(profile.publish.control, timeout_s=1.0) as control:
+    folder = open_key_folder(profile.publish.keys)
+    try:
+        keys = folder.own_client() if folder is not None else None
+    except KeyFileError:
+        return None  # nor can a daemon run with them
+    with Control(profile.publish.control, timeout_s=1.0, keys=keys) as control:
         try:
             return str(control.status().get("source") or "running")
         except ProtocolError:

@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveFloat, ValidationInfo
 
-__all__ = ["Endpoint", "ModelPath", "ProfilePath", "Table", "Voxel"]
+__all__ = ["Endpoint", "ModelPath", "ProfilePath", "Table", "Voxel", "check_reach"]
 
 _SHIPPED = ("default", "democam")  # names that stand for what comes with the program
 
 
 def _from_profile_folder(path: Path, info: ValidationInfo) -> Path:
     folder = (info.context or {}).get("folder")
-    if str(path) in _SHIPPED and info.field_name in ("path", "micro_manager"):
+    if str(path) in _SHIPPED and info.field_name in ("path", "micro_manager", "keys"):
         return path
     if not str(path).isprintable():
         raise ValueError(
@@ -44,10 +44,24 @@ def _known_endpoint(endpoint: str) -> str:
         raise ValueError(f"{error}: give a port from 1 to 65535") from error
     if port is None:
         raise ValueError("the port is missing: tcp://127.0.0.1:5556")
-    if parts.hostname not in ("localhost", "::1") and not parts.hostname.startswith("127."):
+    return endpoint
+
+
+def check_reach(endpoint: str | None, info: ValidationInfo) -> str | None:
+    """A validator that refuses an address which other PCs can reach, where `keys` before it is missing.
+
+    Raises
+    ------
+    ValueError
+        With the remedy.
+    """
+    host = urlsplit(endpoint or "").hostname
+    is_local = host is None or host in ("localhost", "::1") or host.startswith("127.")
+    if not is_local and info.data.get("keys") is None:
         raise ValueError(
-            "only loopback addresses (127.0.0.1) are served, since anybody who can connect could "
-            "watch; from another PC use an SSH tunnel: ssh -L 5556:127.0.0.1:5556 microscope"
+            "without keys only loopback addresses (127.0.0.1) are served, since anybody "
+            'who can connect could watch. Make keys with: live-restore keys init, and say keys = "default" '
+            "here; or use an SSH tunnel: ssh -L 5556:127.0.0.1:5556 microscope"
         )
     return endpoint
 

@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from live_restore.profile.fields import Endpoint, ProfilePath, Table, Voxel
+from live_restore.profile.fields import Endpoint, ProfilePath, Table, Voxel, check_reach
 from live_restore.profile.pattern import check_pattern
 
 __all__ = [
@@ -121,6 +129,9 @@ class IngestSource(Table):
 
     kind: Literal["ingest"]
     """Which source this table describes."""
+    keys: ProfilePath | None = None
+    """Folder of the keys of those who may send, or "default" (see live-restore keys). Needed for addresses
+    that other PCs can reach."""
     endpoint: Endpoint = "tcp://127.0.0.1:5558"
     """Port that takes planes."""
     pixel_size_um: PositiveFloat | None = None
@@ -133,6 +144,11 @@ class IngestSource(Table):
     """An acquisition that sends nothing for so long is over."""
     memory_mb: PositiveInt = 1024
     """Planes that wait until the number of planes per stack is known."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _reachable_with_keys_only(cls, endpoint: str, info: ValidationInfo) -> str | None:
+        return check_reach(endpoint, info)
 
 
 class StagePosition(Table):

@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from live_restore.profile.fields import Endpoint, ModelPath, ProfilePath, Table
+from live_restore.profile.fields import Endpoint, ModelPath, ProfilePath, Table, check_reach
 from live_restore.profile.sources import FolderSource, SourceSettings
 
 __all__ = [
@@ -40,12 +48,20 @@ class ModelSettings(Table):
 class PublishSettings(Table):
     """Where viewers connect."""
 
+    keys: ProfilePath | None = None
+    """Folder of the keys of those who may connect, or "default" (see live-restore keys). Needed for addresses
+    that other PCs can reach; without it all programs of this PC may connect."""
     endpoint: Endpoint = "tcp://127.0.0.1:5556"
     """Data port."""
     control: Endpoint | None = "tcp://127.0.0.1:5557"
     """Control port, for latecomers and gaps."""
     history_mb: PositiveInt = 512
     """Volumes kept for the control port."""
+
+    @field_validator("endpoint", "control")
+    @classmethod
+    def _reachable_with_keys_only(cls, endpoint: str | None, info: ValidationInfo) -> str | None:
+        return check_reach(endpoint, info)
 
 
 class WriteSettings(Table):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from live_restore.interfaces import Sink
 from live_restore.profile import Profile
 from live_restore.sinks.publisher import Publisher
@@ -10,11 +12,21 @@ from live_restore.sinks.writer import Writer
 __all__ = ["open_sinks"]
 
 
-def open_sinks(profile: Profile) -> dict[str, Sink]:
-    """The sinks that a profile asks for, by name; enter each to open it."""
+def open_sinks(
+    profile: Profile, commands: Mapping[str, Callable[[], str]] | None = None
+) -> dict[str, Sink]:
+    """The sinks that a profile asks for, by name; enter each to open it.
+
+    Parameters
+    ----------
+    profile : Profile
+        What is asked for.
+    commands : mapping of str to callable, optional
+        What the control port's authorised clients can have done, see `Publisher`.
+    """
     sinks: dict[str, Sink] = {}
     if profile.publish is not None:
-        sinks["publish"] = Publisher(profile.publish)
+        sinks["publish"] = Publisher(profile.publish, commands)
     if profile.write is not None:
         sinks["write"] = Writer(profile.write)
     return sinks

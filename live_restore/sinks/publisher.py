@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,8 +20,10 @@ import zmq
 from pydantic import BaseModel
 
 from live_restore import messages, protocol
-from live_restore.errors import ProtocolError, SinkError
+from live_restore.authentication import Authentication
+from live_restore.errors import LiveRestoreError, ProtocolError, SinkError
 from live_restore.interfaces import Item
+from live_restore.keys import open_key_folder
 from live_restore.messages import Family, Kind
 from live_restore.profile import PublishSettings
 from live_restore.protocol import Frame, topic_of
@@ -55,7 +58,10 @@ class Publisher:
     Parameters
     ----------
     settings : PublishSettings
-        Endpoints and history.
+        Endpoints, history and keys.
+    commands : mapping of str to callable, optional
+        What to do when an authorised client commands it; each says in words what happens now, or
+        raises `LiveRestoreError`. Called from the port thread, and must be quick.
 
     Attributes
     ----------
@@ -63,9 +69,12 @@ class Publisher:
         Changes whenever a publisher is made.
     """
 
-    def __init__(self, settings: PublishSettings) -> None:
+    def __init__(
+        self, settings: PublishSettings, commands: Mapping[str, Callable[[], str]] | None = None
+    ) -> None:
         self.session = uuid.uuid4().hex
         self._settings = settings
+        self._commands = commands or {}
         self._streams = Streams(settings.history_mb * 2**20)
         self._subscriptions: dict[bytes, int] = {}
         self._sent: dict[str, int] = {}  # last sequence of each topic
@@ -78,7 +87,11 @@ class Publisher:
 
     def __enter__(self) -> Self:
         self._context = zmq.Context()
+        self._doorman = Authentication(
+            self._context, open_key_folder(self._settings.keys), ("viewer", "operator")
+        )
         try:
+            self._doorman.__enter__()
             # XPUB_VERBOSER reports every subscription, so that viewers can be counted.
             self._data = self._bind(zmq.XPUB, self._settings.endpoint, {zmq.XPUB_VERBOSER: 1})
             self._control: zmq.Socket[bytes] | None = None
@@ -89,6 +102,7 @@ class Publisher:
             self._closing = self._context.socket(zmq.PAIR)
             self._closing.bind("inproc://closing")
         except BaseException:
+            self._doorman.__exit__(None, None, None)
             self._context.destroy(linger=0)
             raise
         self._port = threading.Thread(target=self._serve, name="publish-port")
@@ -106,6 +120,7 @@ class Publisher:
             wake.connect("inproc://closing")
             wake.send(b"")
             self._port.join()
+        self._doorman.__exit__(kind, error, traceback)
         # Linger: what live viewers have not yet taken may still leave.
         self._context.destroy(linger=1000)
 
@@ -170,6 +185,7 @@ class Publisher:
         socket.copy_threshold = 0  # each message is tracked, so none is copied
         for option, value in options.items():
             socket.setsockopt(option, value)
+        self._doorman.secure(socket)
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -266,11 +282,14 @@ class Publisher:
 
     def _answer(self, control: zmq.Socket[bytes]) -> None:
         """One request; a bad one gets a refusal, and never an exception."""
-        identity, *request = control.recv_multipart()
+        first, *request = control.recv_multipart(copy=False)
+        identity = first.bytes
         try:
-            frames = self._reply(request[-1] if request else b"")
+            frames = self._reply(request[-1] if request else first)
         except ProtocolError as error:
             frames = self._refusal("bad_request", str(error))
+        except LiveRestoreError as error:
+            frames = self._refusal("refused", str(error))
         except Exception as error:
             logger.exception("control request failed")
             frames = self._refusal("internal", f"{type(error).__name__}: {error}")
@@ -281,8 +300,10 @@ class Publisher:
         except zmq.Again:
             logger.debug("a control client doesn't read its replies: this one is dropped")
 
-    def _reply(self, text: bytes) -> list[Frame]:
-        request = protocol.parse_request(text)
+    def _reply(self, frame: zmq.Frame) -> list[Frame]:
+        request = protocol.parse_request(frame.bytes)
+        if isinstance(request, messages.Command):
+            return self._obey(request, frame)
         if request.get == "catalog":
             return _json("catalog/", {"session": self.session, "streams": self._streams.catalog()})
         if request.get == "status":
@@ -301,6 +322,20 @@ class Publisher:
             what = "latest" if wanted is None else f"sequence {wanted}"
             return self._refusal("not_held", f"{what} of {stream} isn't held (any more)", held)
         return volume_frames(self.session, request.kind, *found)
+
+    def _obey(self, command: messages.Command, frame: zmq.Frame) -> list[Frame]:
+        if not self._doorman.is_operator(frame):
+            return self._refusal(
+                "not_authorised",
+                f"{command.do}: only an operator's key may give commands, to a daemon with keys "
+                "(live-restore keys); otherwise stop or reload it where it was started",
+            )
+        if command.do not in self._commands:
+            return self._refusal("refused", f"{command.do}: this program can't do it")
+        logger.info("%s, as commanded on the control port", command.do)
+        words = self._commands[command.do]()
+        reply = messages.CommandReply(session=self.session, did=command.do, message=words)
+        return protocol.encode("done/", reply)
 
     def _refusal(self, code: str, message: str, held: tuple[int, ...] = ()) -> list[Frame]:
         reply = messages.ErrorReply.model_validate(

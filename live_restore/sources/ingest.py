@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from live_restore.interfaces import Event, StopSignal
+from live_restore.keys import open_key_folder
 from live_restore.plane_protocol import PlanesEnd, SourceHeader
 from live_restore.profile import IngestSource
 from live_restore.sources.incoming import Defaults, Incoming
@@ -32,7 +33,7 @@ class Ingest:
 
     def __init__(self, settings: IngestSource) -> None:
         self._settings = settings
-        self._port = PlanePort(settings.endpoint)
+        self._port = PlanePort(settings.endpoint, keys=open_key_folder(settings.keys))
 
     def __enter__(self) -> Self:
         self._port.__enter__()

@@ -11,7 +11,9 @@ from typing import Self
 
 import zmq
 
-from live_restore.errors import ProtocolError, SourceError
+from live_restore.authentication import Authentication
+from live_restore.errors import KeyFileError, ProtocolError, SourceError
+from live_restore.keys import KeyFolder
 from live_restore.plane_protocol import (
     MAX_PLANE_BYTES,
     PlaneMessage,
@@ -37,6 +39,8 @@ class PlanePort:
         ``tcp://127.0.0.1:*`` for any free port.
     only_from : str, optional
         The one sender that is listened to; all are, without it.
+    keys : KeyFolder, optional
+        Only senders and operators on its list are let in.
 
     Attributes
     ----------
@@ -44,9 +48,15 @@ class PlanePort:
         With its port, once opened.
     """
 
-    def __init__(self, endpoint: str = "tcp://127.0.0.1:*", only_from: str | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str = "tcp://127.0.0.1:*",
+        only_from: str | None = None,
+        keys: KeyFolder | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self._only_from = only_from
+        self._keys = keys
         self._refused = 0
         self._next_tell = 0.0
 
@@ -58,10 +68,16 @@ class PlanePort:
         self._wake_name = f"inproc://{uuid.uuid4().hex}"
         self._woken: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
         self._woken.bind(self._wake_name)
+        self._doorman = Authentication(self._context, self._keys, ("sender", "operator"))
         try:
+            self._doorman.__enter__()
+            self._doorman.secure(self._planes)
             self._planes.bind(self.endpoint)
+        except KeyFileError:
+            self._close()
+            raise
         except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
+            self._close()
             raise SourceError(
                 f"endpoint {self.endpoint}: can't be opened ({error}). Another live-restore may be "
                 "running; stop it, or set another port in [source]"
@@ -78,7 +94,7 @@ class PlanePort:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._context.destroy(linger=0)
+        self._close()
 
     def wake(self) -> None:
         """End a `receive` that waits; from any thread, and harmless once this port is closed."""
@@ -115,6 +131,10 @@ class PlanePort:
                 self._tell_refused("from a stranger")
             left_s = deadline - time.monotonic()
         return None
+
+    def _close(self) -> None:
+        self._doorman.__exit__(None, None, None)
+        self._context.destroy(linger=0)
 
     def _tell_refused(self, why: str) -> None:
         self._refused += 1

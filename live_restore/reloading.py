@@ -1,0 +1,115 @@
+"""The model of a changed profile in place of the one in use, while volumes come."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from live_restore.errors import LiveRestoreError, ProfileError
+from live_restore.interfaces import Restorer
+from live_restore.profile import Profile
+from live_restore.restore import open_restorer
+from live_restore.volume import Restored, Volume
+
+__all__ = ["ReloadingRestorer"]
+
+logger = logging.getLogger(__name__)
+
+_RELOADABLE = ("model",)
+
+
+class ReloadingRestorer:
+    """The restorer of a profile, replaced between two volumes when told to read the profile again.
+
+    Parameters
+    ----------
+    profile : Profile
+        What the service runs.
+    read : callable
+        Gives the profile as it is now; raises `ProfileError` where it is wrong.
+    """
+
+    def __init__(self, profile: Profile, read: Callable[[], Profile]) -> None:
+        self._profile = profile
+        self._read = read
+        self._current: Restorer | None = None
+        self._in_use = threading.Lock()
+        self._loading: threading.Thread | None = None
+        self._reloads = threading.Lock()
+
+    def __enter__(self) -> Self:
+        restorer = open_restorer(self._profile.model)
+        restorer.__enter__()
+        self._current = restorer
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._reloads:
+            if self._loading is not None:
+                self._loading.join()
+            restorer, self._current = self._current, None
+        if restorer is not None:
+            restorer.__exit__(kind, error, traceback)
+
+    def restore(self, volume: Volume) -> Restored:
+        """See `Restorer.restore`."""
+        with self._in_use:
+            if self._current is None:
+                raise RuntimeError("entered first")
+            return self._current.restore(volume)
+
+    def reload(self) -> str:
+        """Check the profile, and begin to load its model; what was begun, in words.
+
+        The model in use restores until the new one is warm, and stays if that can't be loaded.
+        From any thread.
+
+        Raises
+        ------
+        ProfileError
+            The profile is wrong, or more than its model has changed, or a model is being loaded.
+        """
+        profile = self._read()
+        changed = [
+            f"[{name}]"
+            for name in Profile.model_fields
+            if name not in _RELOADABLE and getattr(profile, name) != getattr(self._profile, name)
+        ]
+        if changed:
+            raise ProfileError(
+                f"{', '.join(changed)} changed, and can't change while the daemon runs: nothing is "
+                "reloaded; restart it, or change [model] alone"
+            )
+        with self._reloads:
+            if self._current is None:
+                raise ProfileError("the daemon starts or ends: ask again when it is ready")
+            if self._loading is not None and self._loading.is_alive():
+                raise ProfileError("a model is being loaded already: ask again when it is in use")
+            self._loading = threading.Thread(
+                target=self._load, args=(profile,), name="reloading the model"
+            )
+            self._loading.start()
+        return f"loading model {profile.model.path}; volumes are restored with it when it is warm"
+
+    def _load(self, profile: Profile) -> None:
+        try:
+            successor = open_restorer(profile.model)
+            successor.__enter__()
+        except LiveRestoreError as error:
+            logger.error("the model isn't reloaded, the one in use stays: %s", error)
+        except Exception:
+            logger.exception("the model isn't reloaded, the one in use stays")
+        else:
+            with self._in_use:
+                before, self._current = self._current, successor
+            if before is not None:
+                before.__exit__(None, None, None)
+            logger.info("model reloaded: %s", profile.model.path)
