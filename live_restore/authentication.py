@@ -97,7 +97,7 @@ class Authentication:
             logger.error("a command is refused, since %s", error)
             return False
 
-    def callback(self, domain: str, key: bytes) -> bool:
+    def callback(self, _domain: str, key: bytes) -> bool:
         """Whether this public key is let in; called by ZeroMQ's thread for each new connection."""
         try:
             role = self._folder.role_of(key) if self._folder is not None else None
