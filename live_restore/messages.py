@@ -18,6 +18,7 @@ __all__ = [
     "Announcement",
     "Command",
     "CommandReply",
+    "Encoding",
     "EndHeader",
     "ErrorReply",
     "Family",
@@ -39,8 +40,11 @@ MAX_VOLUME_BYTES = 64 * 2**30
 Kind = Literal["restored", "raw"]
 """Which of the two volumes."""
 
-Family = Literal["volume", "announce", "preview"]
-"""How much of it: all, the header alone, or three maximum projections."""
+Family = Literal["volume", "compressed", "announce", "preview"]
+"""How much of it: all, all but each plane packed, the header alone, or three maximum projections."""
+
+Encoding = Literal["raw", "blosc2"]
+"""How each plane is packed."""
 
 
 class _Message(BaseModel):
@@ -95,7 +99,7 @@ class Header(_Message):
     """[z, y, x]; z frames of y * x voxels follow."""
     axes: Literal["ZYX"] = "ZYX"
     """Order of `shape`."""
-    encoding: Literal["raw"] = "raw"
+    encoding: Encoding = "raw"
     """How each plane is packed."""
     kind: Kind
     """Restored, or as the camera gave it."""
@@ -212,6 +216,8 @@ class Heartbeat(_Message):
     """Acquisitions that started and did not end yet; likewise."""
     source: str = ""
     """What the source is doing while nothing comes."""
+    encodings: tuple[str, ...] = ("raw",)
+    """How planes can be had."""
 
 
 class Request(BaseModel):
@@ -229,6 +235,8 @@ class Request(BaseModel):
     """Which stream."""
     sequence: int = 0
     """Which volume, for `get` "sequence"."""
+    encoding: Encoding = "raw"
+    """How its planes are to be packed."""
 
 
 class Command(BaseModel):

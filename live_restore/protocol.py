@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Discriminator, Tag, TypeAdapter, ValidationError
 
+from live_restore.compression import compress, decompress_into
 from live_restore.errors import ProtocolError
 from live_restore.messages import (
     Announcement,
@@ -93,7 +94,7 @@ def encode(topic: str, header: BaseModel) -> list[Frame]:
 
 
 def encode_volume(topic: str, header: Header, data: NDArray[Any]) -> list[Frame]:
-    """Frames of a volume; the planes are views of `data`, nothing is copied on little-endian PCs.
+    """Frames of a volume; its planes are views of `data` on little-endian PCs, or packed as the header says.
 
     Raises
     ------
@@ -106,6 +107,8 @@ def encode_volume(topic: str, header: Header, data: NDArray[Any]) -> list[Frame]
             f"{data.dtype.name} {data.shape}"
         )
     wire = np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("<"))
+    if header.encoding == "blosc2":
+        return [*encode(topic, header), *(compress(plane) for plane in wire)]
     return [*encode(topic, header), *(memoryview(plane) for plane in wire)]
 
 
@@ -138,7 +141,7 @@ def decode(frames: Sequence[bytes | memoryview], out: NDArray[Any] | None = None
     except UnicodeDecodeError as error:
         raise ProtocolError(f"the topic isn't UTF-8: {error}") from error
     text = bytes(frames[1])
-    if topic.startswith("volume/"):
+    if topic.startswith(("volume/", "compressed/")):
         return _decode_volume(topic, _parse(topic, Header, text), frames[2:], out)
     if topic.startswith("announce/"):
         return Announcement(topic, _parse(topic, Header, text))
@@ -162,7 +165,10 @@ def _decode_volume(
     if out is None or out.shape != header.shape or out.dtype != np.dtype(header.type):
         out = np.empty(header.shape, dtype=header.type)
     for z, plane in enumerate(planes):
-        out[z] = _image(f"{topic}: plane {z}", header, plane, (ny, nx))
+        if header.encoding == "blosc2":
+            decompress_into(plane, out[z])
+        else:
+            out[z] = _image(f"{topic}: plane {z}", header, plane, (ny, nx))
     return VolumeMessage(topic, header, out)
 
 

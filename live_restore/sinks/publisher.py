@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from live_restore import messages, protocol
 from live_restore.authentication import Authentication
+from live_restore.compression import can_compress
 from live_restore.errors import LiveRestoreError, ProtocolError, SinkError
 from live_restore.interfaces import Item
 from live_restore.keys import open_key_folder
@@ -48,7 +49,10 @@ _HIGH_WATER_MARK = 4
 _PACE_S = 0.01
 _HEARTBEAT_S = 1.0
 _KINDS: tuple[Kind, ...] = ("restored", "raw")
-_FAMILIES: tuple[Family, ...] = ("announce", "volume", "preview")
+_FAMILIES: tuple[Family, ...] = ("announce", "volume", "compressed", "preview")
+_NOT_COMPRESSED = (
+    'this daemon can\'t compress; install it there: pip install "live-restore[compression]"'
+)
 _LARGEST_REQUEST = 64 * 1024  # bytes
 
 
@@ -75,6 +79,7 @@ class Publisher:
         self.session = uuid.uuid4().hex
         self._settings = settings
         self._commands = commands or {}
+        self._encodings = ("raw", "blosc2") if can_compress() else ("raw",)
         self._streams = Streams(settings.history_mb * 2**20)
         self._subscriptions: dict[bytes, int] = {}
         self._sent: dict[str, int] = {}  # last sequence of each topic
@@ -84,6 +89,7 @@ class Publisher:
         self._underway: deque[zmq.MessageTracker] = deque()
         self._is_held_up = False  # by a viewer that doesn't read
         self._lock = threading.Lock()
+        self._has_told_not_compressed = False
 
     def __enter__(self) -> Self:
         self._context = zmq.Context()
@@ -205,6 +211,9 @@ class Publisher:
                 for family in _FAMILIES
             }
             wanted = {f: topic for f, topic in topics.items() if self._is_wanted(topic)}
+            if "compressed" in wanted and "blosc2" not in self._encodings:
+                del wanted["compressed"]
+                self._tell_not_compressed()
             if not wanted:
                 continue
             header, data = described(self.session, kind, sequence, restored)
@@ -244,8 +253,14 @@ class Publisher:
                 skipped=self._skipped,
                 running=tuple(self._running),
                 source=self._source,
+                encodings=self._encodings,
             )
             self._send(protocol.encode("system/heartbeat/", beat))
+
+    def _tell_not_compressed(self) -> None:
+        if not self._has_told_not_compressed:
+            self._has_told_not_compressed = True
+            logger.warning("a viewer asks for compressed volumes: %s", _NOT_COMPRESSED)
 
     def _is_wanted(self, topic: str) -> bool:
         return any(topic.encode().startswith(prefix) for prefix in tuple(self._subscriptions))
@@ -312,8 +327,11 @@ class Publisher:
                 "at": utc_now().isoformat(),
                 "viewers": self.viewers,
                 "source": self._source,
+                "encodings": self._encodings,
             }
             return _json("status/", status)
+        if request.encoding not in self._encodings:
+            return self._refusal("refused", _NOT_COMPRESSED)
         stream = (request.position, request.channel)
         wanted = request.sequence if request.get == "sequence" else None
         found = self._streams.find(stream, wanted)
@@ -321,7 +339,7 @@ class Publisher:
             held = self._streams.held(stream)
             what = "latest" if wanted is None else f"sequence {wanted}"
             return self._refusal("not_held", f"{what} of {stream} isn't held (any more)", held)
-        return volume_frames(self.session, request.kind, *found)
+        return volume_frames(self.session, request.kind, *found, request.encoding)
 
     def _obey(self, command: messages.Command, frame: zmq.Frame) -> list[Frame]:
         if not self._doorman.is_operator(frame):

@@ -8,27 +8,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from live_restore import messages, protocol
-from live_restore.messages import Family, Kind
+from live_restore.messages import Encoding, Family, Kind
 from live_restore.protocol import Frame, topic_of
 from live_restore.volume import AcquisitionInfo, Restored, utc_now
 
 __all__ = ["described", "frames_of", "start_header", "volume_frames"]
 
 
-def volume_frames(session: str, kind: Kind, sequence: int, restored: Restored) -> list[Frame]:
+def volume_frames(
+    session: str, kind: Kind, sequence: int, restored: Restored, encoding: Encoding = "raw"
+) -> list[Frame]:
     """Frames of a restored volume, or of the raw one beside it."""
     header, data = described(session, kind, sequence, restored)
-    topic = topic_of(f"volume/{kind}", restored.key.position, restored.key.channel)
-    return frames_of("volume", topic, header, data)
+    family: Family = "compressed" if encoding == "blosc2" else "volume"
+    topic = topic_of(f"{family}/{kind}", restored.key.position, restored.key.channel)
+    return frames_of(family, topic, header, data)
 
 
 def frames_of(
     family: Family, topic: str, header: messages.Header, data: NDArray[Any]
 ) -> list[Frame]:
-    """A volume as whole planes, as projections, or its header alone."""
+    """A volume as whole planes, packed or not, as projections, or its header alone."""
     match family:
         case "volume":
             return protocol.encode_volume(topic, header, data)
+        case "compressed":
+            packed = header.model_copy(update={"encoding": "blosc2"})
+            return protocol.encode_volume(topic, packed, data)
         case "preview":
             return protocol.encode_preview(topic, header, data)
         case "announce":
