@@ -31,9 +31,10 @@ def compress(plane: NDArray[Any]) -> bytes:
     """
     import imagecodecs
 
+    encode: Any = imagecodecs.blosc2_encode  # its annotations know no arrays
     # On restored and on raw low-light stacks alike the best ratio of those that outrun any network.
     return bytes(
-        imagecodecs.blosc2_encode(
+        encode(
             plane,
             level=1,
             compressor="zstd",
@@ -65,9 +66,9 @@ def decompress_into(chunk: bytes | memoryview, out: NDArray[Any]) -> None:
         raise ProtocolError(
             'a compressed volume came, which needs blosc2 here: pip install "live-restore[compression]"'
         ) from error
-    buffer = memoryview(out.reshape(-1).view(np.uint8))
+    decode: Any = imagecodecs.blosc2_decode
     try:
-        size = len(imagecodecs.blosc2_decode(bytes(chunk), out=buffer))
+        size = len(decode(bytes(chunk), out=out.reshape(-1).view(np.uint8)))
     except (imagecodecs.Blosc2Error, ValueError) as error:
         raise ProtocolError(f"a compressed plane can't be read: {error}") from error
     if size != out.nbytes:

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from live_restore import reloading
 from live_restore import service as service_module
 from live_restore.interfaces import Event
 from live_restore.ledger import Origin
@@ -56,7 +57,7 @@ def serve(tmp_path, monkeypatch):
         )
         collector = Collector()
         monkeypatch.setattr(service_module, "open_sinks", lambda profile: {"a": collector})
-        monkeypatch.setattr(service_module, "open_restorer", lambda settings: restorer)
+        monkeypatch.setattr(reloading, "open_restorer", lambda settings: restorer)
         monkeypatch.setattr(service_module, "open_source", lambda profile, ledger: source)
         service = Service(profile)
         if during:
