@@ -53,7 +53,7 @@ def decompress_into(chunk: bytes | memoryview, out: NDArray[Any]) -> None:
     chunk : bytes-like
         From `compress`, or anybody's.
     out : ndarray, (Y, X)
-        Contiguous; never written beyond its end, whatever `chunk` claims.
+        Never written beyond its end, whatever `chunk` claims.
 
     Raises
     ------
@@ -67,9 +67,12 @@ def decompress_into(chunk: bytes | memoryview, out: NDArray[Any]) -> None:
             'a compressed volume came, which needs blosc2 here: pip install "live-restore[compression]"'
         ) from error
     decode: Any = imagecodecs.blosc2_decode
+    plane = np.ascontiguousarray(out)  # itself, mostly
     try:
-        size = len(decode(bytes(chunk), out=out.reshape(-1).view(np.uint8)))
+        size = len(decode(bytes(chunk), out=plane.reshape(-1).view(np.uint8)))
     except (imagecodecs.Blosc2Error, ValueError) as error:
         raise ProtocolError(f"a compressed plane can't be read: {error}") from error
     if size != out.nbytes:
         raise ProtocolError(f"a compressed plane has {size} bytes, {out.nbytes} were announced")
+    if plane is not out:
+        out[...] = plane

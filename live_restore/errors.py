@@ -8,6 +8,7 @@ __all__ = [
     "NoAnswerError",
     "ProfileError",
     "ProtocolError",
+    "RefusedError",
     "RestoreError",
     "SinkError",
     "SourceError",
@@ -57,3 +58,22 @@ class ProtocolError(LiveRestoreError):
 
 class NoAnswerError(ProtocolError):
     """Nobody answered on the control port in time."""
+
+
+class RefusedError(ProtocolError):
+    """The daemon said no to a request.
+
+    Parameters
+    ----------
+    message : str
+        Why, in words.
+    code : str
+        Why, for programs: one of the protocol's codes.
+    held : tuple of int
+        The volumes of the stream that can be had, by number.
+    """
+
+    def __init__(self, message: str, code: str, held: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.held = held

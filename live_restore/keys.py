@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import zmq
-from platformdirs import user_config_path
 from zmq.utils import z85
 
 from live_restore.errors import KeyFileError
@@ -46,6 +45,8 @@ _KEY_LENGTH = 40
 
 def default_key_folder() -> Path:
     """Where keys lie unless a profile names another folder."""
+    from platformdirs import user_config_path  # which a client does without
+
     return user_config_path("live-restore") / "keys"
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 __all__ = [
     "MAX_VOLUME_BYTES",
     "Announcement",
+    "Catalog",
     "Command",
     "CommandReply",
     "Encoding",
@@ -32,6 +33,7 @@ __all__ = [
     "SkippedHeader",
     "StartHeader",
     "Statistics",
+    "StreamEntry",
     "VolumeMessage",
 ]
 
@@ -218,6 +220,28 @@ class Heartbeat(_Message):
     """What the source is doing while nothing comes."""
     encodings: tuple[str, ...] = ("raw",)
     """How planes can be had."""
+
+
+class StreamEntry(BaseModel):
+    """A stream in the catalog."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    position: str
+    """Name of the position."""
+    channel: str
+    """Name of the channel."""
+    last: int
+    """Last sequence."""
+    held: tuple[int, ...] = ()
+    """Sequences that can be had."""
+
+
+class Catalog(_Message):
+    """The control port's answer to `get` "catalog"."""
+
+    streams: tuple[StreamEntry, ...]
+    """All, in the order in which they began."""
 
 
 class Request(BaseModel):

@@ -7,7 +7,8 @@ little-endian. Everything else is topic and header alone. Nothing is ever pickle
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Discriminator, Tag, TypeAdapter, ValidationError
 
 from live_restore.compression import compress, decompress_into
-from live_restore.errors import ProtocolError
+from live_restore.errors import ProtocolError, RefusedError
 from live_restore.messages import (
     Announcement,
     Command,
@@ -34,13 +35,17 @@ from live_restore.messages import (
 
 __all__ = [
     "VERSION",
+    "Allocate",
     "Frame",
+    "ReceivedVolume",
     "decode",
     "encode",
     "encode_preview",
     "encode_volume",
     "header_schema",
     "names_in_topic",
+    "parse",
+    "parse_body",
     "parse_request",
     "to_json",
     "topic_of",
@@ -49,6 +54,10 @@ __all__ = [
 VERSION = 1
 
 Frame = bytes | memoryview
+
+Allocate = Callable[[Header], NDArray[Any]]
+"""Gives the array that a volume's voxels are put in, by its header: writable, its shape and dtype."""
+
 _M = TypeVar("_M", bound=BaseModel)
 
 _REQUEST: TypeAdapter[Request | Command] = TypeAdapter(
@@ -64,6 +73,44 @@ _HEADERS: Mapping[str, type[SkippedHeader | StartHeader | EndHeader | Heartbeat]
     "system/end/": EndHeader,
     "system/heartbeat/": Heartbeat,
 }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReceivedVolume:
+    """A volume as it came.
+
+    Attributes
+    ----------
+    topic : str
+        As published.
+    header : Header
+        What it is.
+    planes : sequence of bytes-like
+        Its frames, as many and, unless packed, as large as the header says.
+    missed : int
+        As of `VolumeMessage`.
+    """
+
+    topic: str
+    header: Header
+    planes: Sequence[bytes | memoryview]
+    missed: int = 0
+
+    def decode(self, into: Allocate | None = None) -> VolumeMessage:
+        """Put the voxels into an array; raises as `live_restore.protocol.decode` does."""
+        header = self.header
+        out = into(header) if into else np.empty(header.shape, dtype=header.type)
+        if out.shape != header.shape or out.dtype != np.dtype(header.type):
+            raise ValueError(
+                f"{self.topic}: an array of {header.type} {header.shape} is needed, `into` gave "
+                f"{out.dtype} {out.shape}"
+            )
+        for z, plane in enumerate(self.planes):
+            if header.encoding == "blosc2":
+                decompress_into(plane, out[z])
+            else:
+                out[z] = _image(f"{self.topic}: plane {z}", header, plane, header.shape[1:])
+        return VolumeMessage(self.topic, header, out, self.missed)
 
 
 def topic_of(kind: str, position: str | None = None, channel: str | None = None) -> str:
@@ -119,20 +166,36 @@ def encode_preview(topic: str, header: Header, data: NDArray[Any]) -> list[Frame
     return [*encode(topic, header), *(memoryview(image) for image in maxima)]
 
 
-def decode(frames: Sequence[bytes | memoryview], out: NDArray[Any] | None = None) -> Message:
+def decode(frames: Sequence[bytes | memoryview], into: Allocate | None = None) -> Message:
     """The message in a list of frames.
 
     Parameters
     ----------
     frames : sequence of bytes-like
         As received.
-    out : ndarray, optional
-        Where to put a volume's voxels; used when shape and dtype fit, else a new array is made.
+    into : callable, optional
+        Gives the array for the voxels of a volume, by its header; a new one is made without it.
 
     Raises
     ------
     ProtocolError
         Anything else than a message of this version; the text says what was expected.
+    RefusedError
+        The message is a refusal.
+    ValueError
+        `into` gave an array of another shape or dtype.
+    """
+    message = parse(frames)
+    return message.decode(into) if isinstance(message, ReceivedVolume) else message
+
+
+def parse(frames: Sequence[bytes | memoryview]) -> Message | ReceivedVolume:
+    """The message in a list of frames; the voxels of a volume stay in them for now.
+
+    Raises
+    ------
+    ProtocolError
+        As of `decode`.
     """
     if len(frames) < 2:
         raise ProtocolError(f"a message has a topic and a header, this one {len(frames)} frames")
@@ -142,7 +205,7 @@ def decode(frames: Sequence[bytes | memoryview], out: NDArray[Any] | None = None
         raise ProtocolError(f"the topic isn't UTF-8: {error}") from error
     text = bytes(frames[1])
     if topic.startswith(("volume/", "compressed/")):
-        return _decode_volume(topic, _parse(topic, Header, text), frames[2:], out)
+        return _receive_volume(topic, _parse(topic, Header, text), frames[2:])
     if topic.startswith("announce/"):
         return Announcement(topic, _parse(topic, Header, text))
     if topic.startswith("preview/"):
@@ -152,24 +215,20 @@ def decode(frames: Sequence[bytes | memoryview], out: NDArray[Any] | None = None
             return _parse(topic, header, text)
     if topic == "error/":
         reply = _parse(topic, ErrorReply, text)
-        raise ProtocolError(f"the daemon refused: {reply.message}")
+        raise RefusedError(f"the daemon refused: {reply.message}", reply.code, reply.held)
     raise ProtocolError(f"unknown topic {topic[:80]!r}; the daemon may be newer than this client")
 
 
-def _decode_volume(
-    topic: str, header: Header, planes: Sequence[bytes | memoryview], out: NDArray[Any] | None
-) -> VolumeMessage:
+def _receive_volume(
+    topic: str, header: Header, planes: Sequence[bytes | memoryview]
+) -> ReceivedVolume:
     nz, ny, nx = header.shape
     if len(planes) != nz:
         raise ProtocolError(f"{topic}: {nz} planes announced, {len(planes)} came")
-    if out is None or out.shape != header.shape or out.dtype != np.dtype(header.type):
-        out = np.empty(header.shape, dtype=header.type)
-    for z, plane in enumerate(planes):
-        if header.encoding == "blosc2":
-            decompress_into(plane, out[z])
-        else:
-            out[z] = _image(f"{topic}: plane {z}", header, plane, (ny, nx))
-    return VolumeMessage(topic, header, out)
+    if header.encoding == "raw":
+        for z, plane in enumerate(planes):
+            _image(f"{topic}: plane {z}", header, plane, (ny, nx))
+    return ReceivedVolume(topic, header, planes)
 
 
 def _decode_preview(topic: str, header: Header, images: Sequence[bytes | memoryview]) -> Preview:
@@ -223,8 +282,25 @@ def parse_request(text: bytes) -> Request | Command:
 
 
 def to_json(body: Mapping[str, Any]) -> bytes:
-    """A reply's body."""
+    """A request, or a reply's body."""
     return json.dumps(body).encode()
+
+
+def parse_body(topic: str, text: bytes) -> dict[str, Any]:
+    """The body of an answer that isn't a volume.
+
+    Raises
+    ------
+    ProtocolError
+        Not a JSON object.
+    """
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"{topic}: not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise ProtocolError(f"{topic}: a JSON object was expected, a {type(body).__name__} came")
+    return body
 
 
 def header_schema() -> str:

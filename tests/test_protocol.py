@@ -54,10 +54,16 @@ def test_big_endian_voxels_are_sent_little_endian():
 def test_a_volume_is_decoded_into_the_given_array():
     data = np.arange(8, dtype="u2").reshape(2, 2, 2)
     out = np.zeros_like(data)
-    assert decode(frames_of(data), out).data is out
+    asked = []
+    assert decode(frames_of(data), lambda header: asked.append(header) or out).data is out
     np.testing.assert_array_equal(out, data)
-    other = np.zeros((1, 2, 2), "u2")
-    assert decode(frames_of(data), other).data is not other
+    assert asked[0].shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize("other", [np.zeros((1, 2, 2), "u2"), np.zeros((2, 2, 2), "f4")])
+def test_a_given_array_that_does_not_fit_is_an_error(other):
+    with pytest.raises(ValueError, match=r"uint16 \(2, 2, 2\) is needed"):
+        decode(frames_of(np.arange(8, dtype="u2").reshape(2, 2, 2)), lambda header: other)
 
 
 def spoil(frames, **changes):

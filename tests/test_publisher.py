@@ -325,10 +325,8 @@ def test_no_daemon_is_said_in_words(endpoints):
 
 def test_a_dead_control_port_is_waited_for_once(endpoints, monkeypatch):
     asked = []
-    ask = Control._ask
-    monkeypatch.setattr(
-        Control, "_ask", lambda self, request: asked.append(1) or ask(self, request)
-    )
+    ask = Control.ask
+    monkeypatch.setattr(Control, "ask", lambda self, *rest: asked.append(1) or ask(self, *rest))
     with Publisher(PublishSettings(endpoint=endpoints[0], control=None)) as publisher:
         for time_point in range(20):
             publisher.send(make_restored(time=time_point))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from live_restore.client import Message, VolumeMessage
-    from live_restore.messages import Kind
+    from live_restore.client import Latest, Message, Subscriber, VolumeMessage
+    from live_restore.messages import Encoding, Kind
 
 __all__ = ["add_command"]
 
@@ -31,6 +31,14 @@ def add_command(commands: Any) -> None:
         action="store_true",
         help="with --control: begin with volumes from before, as far as the daemon holds them",
     )
+    parser.add_argument(
+        "--latest",
+        action="store_true",
+        help="with --control: what is newest whenever the last line is printed; the rest is passed over",
+    )
+    parser.add_argument(
+        "--compressed", action="store_true", help="volumes travel in blosc2, for slow links"
+    )
     parser.add_argument("--count", type=int, help="stop after so many volumes")
     parser.add_argument("--timeout", type=float, help="stop after so many seconds without one")
     parser.add_argument("--raw", action="store_true", help="also volumes as the camera gave them")
@@ -45,19 +53,14 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from live_restore.client import Subscriber, VolumeMessage
-    from live_restore.keys import ClientKeys
+    from live_restore.client import VolumeMessage
 
-    kinds: tuple[Kind, ...] = ("restored", "raw") if options.raw else ("restored",)
     left = options.count
     source = ""
-    with Subscriber(
-        options.endpoint,
-        kinds,
-        control=options.control,
-        from_start=options.from_start,
-        keys=ClientKeys.load(options.keys) if options.keys else None,
-    ) as subscriber:
+    if (options.latest or options.from_start) and not options.control:
+        print("live-restore: --latest and --from-start need --control", file=sys.stderr)
+        return 2
+    with _viewer(options) as subscriber:
         print(f"listening to {options.endpoint}", file=sys.stderr, flush=True)
         while left is None or left > 0:
             message = subscriber.receive(options.timeout)
@@ -71,6 +74,24 @@ def _run(options: argparse.Namespace) -> int:
             elif not options.json:
                 source = _print_event(message, source)
     return 0
+
+
+def _viewer(options: argparse.Namespace) -> Latest | Subscriber:
+    from live_restore.client import ClientKeys, Latest, Subscriber
+
+    kinds: tuple[Kind, ...] = ("restored", "raw") if options.raw else ("restored",)
+    keys = ClientKeys.load(options.keys) if options.keys else None
+    encoding: Encoding = "blosc2" if options.compressed else "raw"
+    if options.latest:
+        return Latest(options.endpoint, options.control, kinds, keys=keys, encoding=encoding)
+    return Subscriber(
+        options.endpoint,
+        kinds,
+        control=options.control,
+        from_start=options.from_start,
+        keys=keys,
+        encoding=encoding,
+    )
 
 
 def _age_s(message: VolumeMessage) -> float:

@@ -42,12 +42,17 @@ class Streams:
         return sequence
 
     def find(self, stream: tuple[str, str], sequence: int | None) -> tuple[int, Restored] | None:
-        """A held volume and its number: the newest, or the one of a number."""
+        """A held volume and its number: the one of a number, or the newest.
+
+        The newest that came live, if there is one: what is restored late is older than it.
+        """
         with self._lock:
-            for held_stream, held_sequence, restored in reversed(self._held):
-                if held_stream == stream and sequence in (None, held_sequence):
-                    return held_sequence, restored
-        return None
+            found = [
+                (number, restored)
+                for held, number, restored in reversed(self._held)
+                if held == stream and sequence in (None, number)
+            ]
+        return next((one for one in found if not one[1].is_backfill), found[0] if found else None)
 
     def held(self, stream: tuple[str, str]) -> tuple[int, ...]:
         """Numbers of a stream that are held."""
