@@ -64,6 +64,11 @@ def _is_pyzmqs(thread: threading.Thread) -> bool:
 @pytest.fixture
 def endpoints() -> tuple[str, str]:
     """Data and control endpoints on free ports."""
+    return free_endpoints()
+
+
+def free_endpoints() -> tuple[str, str]:
+    """Two endpoints on free ports."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:

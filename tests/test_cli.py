@@ -12,8 +12,10 @@ import pytest
 import tifffile
 
 from live_restore.cli.profiles import find_profile
+from live_restore.profile import PublishSettings
+from live_restore.sinks.publisher import Publisher
 from live_restore.sources.stacks.tiff import TiffStack
-from tests.conftest import DATA, daemon, live_restore, wait_for
+from tests.conftest import DATA, daemon, live_restore, make_restored, wait_for
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy():
@@ -33,7 +35,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy():
 def test_the_client_needs_neither_torch_nor_a_microscope():
     code = (
         "import sys\n"
-        "for name in ('torch', 'pycromanager', 'tifffile', 'scipy', 'rich', 'watchdog', 'safetensors'):\n"
+        "for name in ('torch', 'pycromanager', 'tifffile', 'scipy', 'rich', 'watchdog', 'safetensors', 'platformdirs', 'imagecodecs'):\n"
         "    sys.modules[name] = None\n"
         "import live_restore.client"
     )
@@ -180,6 +182,24 @@ def test_exit_codes_tell_what_went_wrong(tmp_path, endpoints):
     assert live_restore("run", profile_in(tmp_path, endpoints)).returncode == 3  # no folder "today"
     assert live_restore("nonsense").returncode == 2
     assert live_restore("listen", endpoints[0], "--timeout", 0.3).returncode == 1
+    without_control = live_restore("listen", endpoints[0], "--latest")
+    assert without_control.returncode == 2
+    assert "--control" in without_control.stderr
+
+
+@pytest.mark.parametrize("option", ["--latest", "--compressed"])
+def test_listen_gives_the_newest_and_compressed_volumes(endpoints, option):
+    settings = PublishSettings(endpoint=endpoints[0], control=endpoints[1])
+    with Publisher(settings) as publisher:
+        publisher.send(make_restored())
+        done = live_restore(
+            "listen", endpoints[0], "--control", endpoints[1], option, "--json", "--count", 1,
+            *(["--from-start"] if option == "--compressed" else []), "--timeout", 60,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    header = json.loads(done.stdout)
+    assert header["sequence"] == 0
+    assert header["encoding"] == ("blosc2" if option == "--compressed" else "raw")
 
 
 def test_restore_continues_after_a_bad_file_and_says_which(tmp_path):

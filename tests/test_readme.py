@@ -1,5 +1,6 @@
 """What the README says is run."""
 
+import itertools
 import json
 import re
 import shlex
@@ -26,6 +27,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 MICRO_MANAGER = (ROOT / "docs" / "micro-manager.md").read_text(encoding="utf-8")
 FILES = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+CLIENT = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 
 
@@ -116,6 +118,29 @@ def test_the_python_client_runs_as_written(file, endpoints, capsys):
     else:
         names["socket"].context.destroy(linger=0)
         assert (names["volume"] == make_restored().data).all()
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_the_documented_viewers_run_as_written(number, endpoints, capsys):
+    code = re.findall(r"```python\n(.*?)```", CLIENT, re.DOTALL)[number]
+    settings = PublishSettings(endpoint=endpoints[0], control=endpoints[1])
+    code = code.replace("tcp://127.0.0.1:5556", endpoints[0])
+    code = code.replace("tcp://127.0.0.1:5557", endpoints[1])
+    with Publisher(settings) as publisher:
+        publisher.send(make_restored())
+        client = threading.Thread(target=exec, args=(code, {}))
+        client.start()
+        for time_point in itertools.count(1):
+            if not client.is_alive() or time_point > 400:
+                break
+            if publisher.viewers:
+                publisher.send(make_restored(time=time_point))
+            client.join(0.05)
+        assert not client.is_alive()
+    printed = capsys.readouterr().out
+    assert ["(3, 4, 5)", "no word for 0", "0 20", "DAPI (3, 4, 5)", "0 DAPI 0 (3, 4, 5)"][
+        number
+    ] in printed
 
 
 def test_the_documented_sender_of_planes_runs_as_written(endpoints):
