@@ -18,7 +18,7 @@ LANGUAGES = ("python", "cpp", "java")
 # libij-java put things.
 INCLUDES = Path("/usr/include")
 JARS = Path("/usr/share/java")
-_JAVA = ("java", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
+_JAVA = ("java", "-XX:TieredStopAtLevel=1")
 
 
 def build(language, folder):
@@ -31,29 +31,53 @@ def build(language, folder):
             _demand("g++", needed, "g++ cppzmq-dev nlohmann-json3-dev")
             source, program = CLIENTS / "cpp" / "viewer.cpp", folder / "viewer"
             flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
-            _compile("g++", *flags, source, "-lzmq", "-o", program)
+            _run("g++", *flags, source, "-lzmq", "-o", program)
             return [str(program)]
         case "java":
-            return java_program(folder, "Viewer", [CLIENTS / "java"], ["jeromq.jar", "gson.jar"])
+            jars = _jars("jeromq.jar", "gson.jar")
+            _compile_java(sorted((CLIENTS / "java").glob("*.java")), jars, folder)
+            return [*_JAVA, "-Djava.awt.headless=true", "-cp", _path(*jars, folder), "Viewer"]
         case "imagej":
-            folders = [CLIENTS / "java", CLIENTS / "fiji", Path(__file__).parent / "imagej"]
-            return java_program(folder, "LiveImage", folders, ["jeromq.jar", "gson.jar", "ij.jar"])
+            return _build_imagej(folder)
 
 
-def java_program(folder, name, source_folders, jars):
-    """Compile Java sources for Java 8, which Fiji and MATLAB have; the command that starts a class."""
-    paths = [JARS / jar for jar in jars]
-    _demand("javac", paths, "default-jdk-headless libjeromq-java libgoogle-gson-java libij-java")
-    sources = [source for one in source_folders for source in sorted(one.glob("*.java"))]
-    classpath = os.pathsep.join(map(str, paths))
+def _build_imagej(folder):
+    """ImageJ with the plugin in its plugins folder, and one that does what a test tells it."""
+    jeromq, gson, imagej = jars = _jars("jeromq.jar", "gson.jar", "ij.jar")
+    _demand("Xvfb", [], "xvfb default-jdk")
+    sources = [*(CLIENTS / "java").glob("LiveRestore*.java"), *(CLIENTS / "fiji").glob("*.java")]
+    _compile_java(sources, jars, folder / "classes")
+    plugins = folder / "plugins"
+    (plugins / "jars").mkdir(parents=True)
+    for jar in (jeromq, gson):
+        shutil.copy(jar, plugins / "jars" / jar.name)
+    config = ["-C", CLIENTS / "fiji", "plugins.config"]
+    _run("jar", "cf", plugins / "live_restore_.jar", *config, "-C", folder / "classes", ".")
+    _compile_java([Path(__file__).parent / "imagej" / "ImageJSession.java"], jars, folder / "told")
+    classpath = _path(imagej, folder / "told")
+    properties = [f"-Dplugins.dir={folder}", f"-Duser.home={folder}"]
+    return [*_JAVA, *properties, "-cp", classpath, "ImageJSession"]
+
+
+def _jars(*names):
+    jars = [JARS / name for name in names]
+    _demand("javac", jars, "default-jdk libjeromq-java libgoogle-gson-java libij-java")
+    return jars
+
+
+def _path(*parts):
+    return os.pathsep.join(map(str, parts))
+
+
+def _compile_java(sources, jars, folder):
+    """For Java 8, which Fiji and MATLAB have."""
     flags = ["--release", "8", "-Xlint:all,-options", "-Werror", "-encoding", "UTF-8"]
-    _compile("javac", *flags, "-cp", classpath, "-d", folder, *sources)
-    return [*_JAVA, "-cp", f"{classpath}{os.pathsep}{folder}", name]
+    _run("javac", *flags, "-cp", _path(*jars), "-d", folder, *sources)
 
 
-def _demand(compiler, files, packages):
+def _demand(program, files, packages):
     missing = [str(file) for file in files if not file.exists()]
-    missing += [] if shutil.which(compiler) else [compiler]
+    missing += [] if shutil.which(program) else [program]
     if missing:
         reason = f"{', '.join(missing)} missing; Debian's packages: {packages}"
         if os.environ.get("LIVE_RESTORE_ALL_CLIENTS"):
@@ -61,7 +85,7 @@ def _demand(compiler, files, packages):
         pytest.skip(reason)
 
 
-def _compile(*command):
+def _run(*command):
     done = subprocess.run(
         [str(one) for one in command], capture_output=True, text=True, check=False
     )
@@ -74,7 +98,8 @@ class Running:
     def __init__(self, command, folder, data, control, *arguments):
         self._command = [*command, "--data", data, "--control", control, *map(str, arguments)]
         self._joined = 0
-        self._out, self._errors = folder / "out.jsonl", folder / "errors.txt"
+        self._files = folder / "out.jsonl", folder / "errors.txt"
+        self._out, self._errors = self._files
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self):
@@ -124,7 +149,8 @@ class Running:
 
     def said(self):
         """For the message of a failure."""
-        return f"said: {self._out.read_text()}\n{self._errors.read_text(errors='replace')}"
+        said = [file.read_text(encoding="utf-8", errors="replace") for file in self._files]
+        return f"said: {said[0][-2000:]}\n{said[1][-2000:]}"
 
 
 class Relay:
@@ -266,7 +292,7 @@ def malformed_messages(topic, header, planes):
         cases[f"{name} is an object"] = changed(**{name: {"a": 1}})
     for number in (-1, 1.5, True, "1", 2**53, 2**70, 1e300):
         cases[f"sequence is {number!r}"] = changed(sequence=number)
-    for shape in ([], [12, 5], [1, 3, 4, 5], [3, 4, -5], [0, 4, 5], [3, 2**40, 2**40], [3, 4.0, 5]):
+    for shape in ([], [12, 5], [1, 3, 4, 5], [3, 4, -5], [0, 4, 5], [3, 2**40, 2**40], [3, 4.5, 5]):
         cases[f"shape is {shape}"] = changed(shape=shape)
     for shape in ([2**31, 2**31, 2**31], [3, 2**62, 4], [3, [4], 5], [3, "4", 5], [4, 3, 5], "345"):
         cases[f"shape is {shape}"] = changed(shape=shape)

@@ -194,6 +194,7 @@ class LiveRestore {
         if (message.topic == "system/heartbeat/") {
             bool is_ahead = false;
             std::map<std::string, std::uint64_t> ours;
+            if (!header.at("sequences").is_object()) throw Problem("malformed", "sequences: none");
             for (const auto& [name, last] : header.at("sequences").items())
                 if (starts(name, topic)) is_ahead |= (ours[name] = number(last) + 1) > told[name];
             if (is_ahead) catch_up(false);

@@ -6,6 +6,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.ArrayDeque;
 import java.util.Arrays;
 import java.util.HashMap;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeSet;
@@ -155,7 +156,7 @@ public final class LiveRestore implements Closeable {
             message.shape();
             JsonArray channels = message.array("channels");
             for (JsonElement channel : channels) {
-                if (!channel.isJsonPrimitive()) throw LiveRestoreMessage.malformed("channels: names expected");
+                if (!LiveRestoreMessage.isText(channel)) throw LiveRestoreMessage.malformed("channels: names expected");
             }
             events.add(Event.of("start", "acquisition", message.text("acquisition"), "shape", message.array("shape"),
                     "type", message.text("type"), "channels", channels));
@@ -219,7 +220,7 @@ public final class LiveRestore implements Closeable {
     private Map<List<String>, Progress> catalog() throws LiveRestoreMessage.Problem {
         JsonObject request = new JsonObject();
         request.addProperty("get", "catalog");
-        Map<List<String>, Progress> found = new HashMap<>();
+        Map<List<String>, Progress> found = new LinkedHashMap<>();
         for (JsonElement one : ask(request).array("streams")) {
             if (!one.isJsonObject()) throw LiveRestoreMessage.malformed("streams: objects expected");
             JsonObject entry = one.getAsJsonObject();

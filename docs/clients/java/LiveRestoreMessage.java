@@ -31,7 +31,7 @@ final class LiveRestoreMessage {
                 throw malformed("a header of protocol 1 expected");
             }
         } catch (JsonParseException error) {
-            throw malformed("not JSON: " + error.getMessage());
+            throw malformed("not JSON");
         }
     }
 
@@ -63,11 +63,12 @@ final class LiveRestoreMessage {
     }
 
     static String text(JsonObject object, String name) throws Problem {
-        JsonElement value = object.get(name);
-        if (value == null || !value.isJsonPrimitive() || !value.getAsJsonPrimitive().isString()) {
-            throw malformed(name + ": text expected");
-        }
-        return value.getAsString();
+        if (!isText(object.get(name))) throw malformed(name + ": text expected");
+        return object.get(name).getAsString();
+    }
+
+    static boolean isText(JsonElement value) {
+        return value != null && value.isJsonPrimitive() && value.getAsJsonPrimitive().isString();
     }
 
     JsonArray array(String name) throws Problem {
