@@ -118,9 +118,11 @@ class Running:
         whole = self._out.read_bytes().rpartition(b"\n")[0]
         return [json.loads(line) for line in whole.splitlines()][self._joined :]
 
-    def join(self, publisher, pump=lambda: None):
+    def join(self, publisher, relay=None):
         """Until it has done all that it does at the beginning of a session."""
-        self.wait_for("session", pump=pump)
+        pump = relay.pump if relay else lambda: None
+        seen = (lambda: relay.subscriptions) if relay else (lambda: publisher.viewers)
+        wait_for(lambda: pump() or seen(), "the viewer")
         publisher.send(make_restored(make_volume(channel="to join")))
         self.wait_for("volume", pump=pump)
         self._joined = len(self.lines)
@@ -139,7 +141,7 @@ class Running:
             return found if len(found) >= count else None
 
         try:
-            return wait_for(come, f"{count} x {kind}", timeout_s=30)
+            return wait_for(come, f"{count} x {kind}", timeout_s=6)
         except AssertionError as error:
             raise AssertionError(f"{error}; {self.said()}") from error
 
@@ -164,6 +166,7 @@ class Relay:
         self._topics = topics
         self.drops = lambda topic, header: False
         self.subscriptions = set()
+        self._passed = []
 
     def __enter__(self):
         self._context = zmq.Context()
@@ -187,6 +190,12 @@ class Relay:
             frames = self._source.recv_multipart()
             if not self.drops(frames[0].decode(), json.loads(frames[1])):
                 self._viewers.send_multipart(frames)
+                self._passed.append(frames)
+
+    def repeat(self):
+        """Send all that was passed on once more."""
+        for frames in self._passed:
+            self._viewers.send_multipart(frames)
 
 
 class Hostile:

@@ -13,7 +13,7 @@ from live_restore.sinks.publisher import Publisher
 from live_restore.sinks.volume_frames import volume_frames
 from live_restore.volume import AcquisitionEnd, Skipped, VolumeKey
 from tests.client_programs import LANGUAGES, Hostile, Relay, Running, malformed_messages
-from tests.conftest import daemon, make_info, make_restored, make_volume, wait_for
+from tests.conftest import daemon, make_restored, make_volume, wait_for
 
 
 @pytest.fixture(params=LANGUAGES)
@@ -108,15 +108,19 @@ def test_gaps_are_repaired_when_the_next_volume_shows_them_or_a_heartbeat(endpoi
     ):
         relay.drops = lambda topic, header: header.get("sequence") in (1, 2, 4, 5)
         viewer = client(relay.endpoint, endpoints[1])
-        viewer.join(publisher, relay.pump)
+        viewer.join(publisher, relay)
         for number, one in enumerate(sent):
             publisher.send(one)
             if number == 3:
                 viewer.wait_for("volume", 4, relay.pump)
-        lines = viewer.wait_for("volume", 6, relay.pump)
+        viewer.wait_for("volume", 6, relay.pump)
+        relay.repeat()  # as what is under way while it is fetched
+        publisher.send(make_restored(time=6))
+        lines = viewer.wait_for("volume", 7, relay.pump)
     ways = ["published", "repaired", "repaired", "published", "repaired", "repaired"]
-    assert numbers(lines) == list(enumerate(ways))
-    assert [line["sum"] for line in lines] == [one.data.sum() for one in sent]
+    assert numbers(lines[:6]) == list(enumerate(ways))
+    assert [line["sequence"] for line in lines[6:]] == [6]
+    assert [line["sum"] for line in lines[:6]] == [one.data.sum() for one in sent]
     assert viewer.of("lost", "malformed", "refused", "unanswered") == []
 
 
@@ -128,7 +132,7 @@ def test_what_is_not_held_any_more_is_told_of_as_lost(endpoints, client):
     ):
         relay.drops = lambda topic, header: header.get("sequence") in (0, 1, 2)
         viewer = client(relay.endpoint, endpoints[1])
-        viewer.join(publisher, relay.pump)
+        viewer.join(publisher, relay)
         for one in large:
             publisher.send(one)
         lines = viewer.wait_for("volume", 2, relay.pump)
@@ -144,7 +148,7 @@ def test_the_latest_alone_is_asked_for_when_something_new_is_announced(endpoints
     ):
         relay.drops = lambda topic, header: header.get("sequence") == 6
         viewer = client(relay.endpoint, endpoints[1], "--latest")
-        viewer.join(publisher, relay.pump)
+        viewer.join(publisher, relay)
         for time in range(3):
             publisher.send(make_restored(time=time))
         viewer.wait_for("volume", pump=relay.pump)
@@ -245,12 +249,14 @@ def test_a_control_port_that_answers_nonsense_costs_what_it_was_asked_for_alone(
             hostile.send(frames_of_volume(number))
             viewer.wait_for("volume", number // 2 + 1, hostile.pump)
             assert len(viewer.of("malformed")) == number // 2, (case, viewer.said())
-        answers = {
-            "malformed": [topic, header, *planes],  # another volume than was asked for
-            "refused": [b"error/", other],
-            "unanswered": None,
-        }
-        for kind, answer in answers.items():
+        restarted = [topic, header.replace(b'"session":"s"', b'"session":"t"'), *planes]
+        answers = [
+            ("malformed", [topic, header, *planes]),  # another volume than was asked for
+            ("refused", [b"error/", other]),
+            ("refused", restarted),
+            ("unanswered", None),
+        ]
+        for kind, answer in answers:
             before = len(viewer.of(kind))
             number += 2
             hostile.replies = [catalog(held=[number - 1]), *([answer] if answer else [])]
