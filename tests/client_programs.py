@@ -141,7 +141,7 @@ class Running:
             return found if len(found) >= count else None
 
         try:
-            return wait_for(come, f"{count} x {kind}", timeout_s=6)
+            return wait_for(come, f"{count} x {kind}", timeout_s=30)
         except AssertionError as error:
             raise AssertionError(f"{error}; {self.said()}") from error
 
