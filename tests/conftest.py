@@ -126,6 +126,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(path)
 
 
+@pytest.fixture(scope="session")
+def built_client(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """Gives the command of a client in docs/clients, compiled once; skips where it can't be."""
+    from tests.client_programs import build
+
+    commands: dict[str, list[str]] = {}
+
+    def command(language: str) -> list[str]:
+        if language not in commands:
+            commands[language] = build(language, tmp_path_factory.mktemp(language))
+        return commands[language]
+
+    return command
+
+
 @contextmanager
 def daemon(profile: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """``live-restore run`` in a process of its own."""
