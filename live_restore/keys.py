@@ -16,12 +16,12 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
-
-import zmq
-from zmq.utils import z85
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from live_restore.errors import KeyFileError
+
+if TYPE_CHECKING:
+    import zmq
 
 __all__ = [
     "ROLES",
@@ -132,7 +132,7 @@ class KeyFolder:
             There is one already, or the folder can't be written.
         """
         file = self.folder / _OWN
-        public, secret = zmq.curve_keypair()
+        public, secret = _new_pair()
         text = "# The daemon's own keys. Whoever can read this file can give it commands.\n"
         _write(file, f"{text}{_line('public', public)}{_line('secret', secret)}")
         return public
@@ -177,7 +177,7 @@ class KeyFolder:
             The name is taken or unfit, a file can't be written, or the daemon has no pair.
         """
         server, _ = self._pair()
-        public, secret = zmq.curve_keypair()
+        public, secret = _new_pair()
         text = f"# Key of {name}, {role}. Secret: whoever has this file is {name} to the daemon.\n"
         lines = (_line("server", server), _line("public", public), _line("secret", secret))
         _write(output, text + "".join(lines))
@@ -290,11 +290,19 @@ def _check_key(text: object, where: str) -> bytes:
     problem = f"{where}: a key has {_KEY_LENGTH} characters of Z85, this is "
     if not isinstance(text, str) or len(text) != _KEY_LENGTH:
         raise KeyFileError(problem + (f"{len(text)} long" if isinstance(text, str) else "no text"))
+    from zmq.utils import z85
+
     try:
         z85.decode(text)
     except (ValueError, KeyError) as error:
         raise KeyFileError(problem + "not Z85") from error
     return text.encode()
+
+
+def _new_pair() -> tuple[bytes, bytes]:
+    import zmq
+
+    return zmq.curve_keypair()
 
 
 def _write(file: Path, text: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from live_restore.restore.model import (
     Architecture,
@@ -35,6 +36,11 @@ from live_restore.volume import (
 )
 
 DATA = Path(__file__).parent / "data"
+
+# Here and in each process that a test starts: two threads that wait for each other are many times
+# slower than one where something else has one of the cores.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +114,6 @@ def make_restored(volume: Volume | None = None, **changes: Any) -> Restored:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """An untrained network of a few hundred weights."""
-    import torch
-
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     architecture = Architecture(

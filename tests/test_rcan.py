@@ -77,3 +77,20 @@ def test_a_single_group_has_no_closing_convolution():
 def test_a_reduction_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="doesn't divide"):
         RCAN3D(num_channels=10, channel_reduction=8)
+
+
+def test_a_small_volume_is_restored_as_in_a_batch():
+    """Alone it goes another way on the processor, for PyTorch's sake."""
+    torch.manual_seed(0)
+    network = RCAN3D(
+        num_channels=4, num_residual_groups=1, num_residual_blocks=1, channel_reduction=2
+    )
+    small, large = torch.rand(1, 1, 5, 9, 7), torch.rand(1, 1, 80, 80, 4)
+    with torch.inference_mode():
+        for volume in (small, large):
+            alone, together = network(volume), network(torch.cat([volume, 1 - volume]))
+            assert alone.shape == volume.shape
+            torch.testing.assert_close(alone, together[:1], atol=1e-5, rtol=0)
+    alone = network(small)
+    alone.square().mean().backward()
+    assert all(bool(weight.grad.isfinite().all()) for weight in network.parameters())

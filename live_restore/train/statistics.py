@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from live_restore.restore.model import TrainingStatistics
 from live_restore.restore.rcan import RCAN3D, ChannelAttention
 from live_restore.train.config import TrainConfig
-from live_restore.train.pairs import HeldOut, Origin, Pair, cut_patch, fit_shape
+from live_restore.train.pairs import HeldOut, Origin, cut_patch, fit_shape
 
 __all__ = ["log_spectrum", "measure_statistics", "pooled_activations", "spectral_centroid"]
 
 _NUM_PATCHES = 128
+_AT_ONCE = 2
 _LATERAL_BINS, _AXIAL_BINS = 16, 8
 
 
@@ -34,23 +35,26 @@ def measure_statistics(
     held_out = origin.held_out
     z, y, x = fit_shape(config.patches.shape_zyx, (one.pair.raw for one in held_out))
     rows = []
-    for index in range(_NUM_PATCHES):
-        rng = np.random.default_rng([config.seed, 4, index])
-        one: HeldOut = held_out[index % len(held_out)]
-        pair: Pair = one.pair
-        patch = cut_patch(pair, (z, y, x), config.patches, rng)
-        pooled, restored = pooled_activations(network, patch.raw, device)
-        removed = float((patch.raw - restored).std())
-        ratio = float(restored.std()) / max(removed, 1e-6)
-        electrons = np.nan if pair.photoelectrons is None else pair.photoelectrons
-        rows.append(
-            (
-                pooled,
-                np.array([electrons, ratio]),
-                log_spectrum(restored),
-                spectral_centroid(restored),
+    for start in range(0, _NUM_PATCHES, _AT_ONCE):
+        pairs, patches = [], []
+        for index in range(start, start + _AT_ONCE):
+            rng = np.random.default_rng([config.seed, 4, index])
+            one: HeldOut = held_out[index % len(held_out)]
+            pairs.append(one.pair)
+            patches.append(cut_patch(one.pair, (z, y, x), config.patches, rng).raw)
+        outputs = pooled_activations(network, np.stack(patches), device)
+        for pair, raw, pooled, restored in zip(pairs, patches, *outputs, strict=True):
+            removed = float((raw - restored).std())
+            ratio = float(restored.std()) / max(removed, 1e-6)
+            electrons = np.nan if pair.photoelectrons is None else pair.photoelectrons
+            rows.append(
+                (
+                    pooled,
+                    np.array([electrons, ratio]),
+                    log_spectrum(restored),
+                    spectral_centroid(restored),
+                )
             )
-        )
     pooled_rows, signals, spectra, centroids = (
         np.stack(column) for column in zip(*rows, strict=True)
     )
@@ -75,22 +79,22 @@ def pooled_activations(
     ----------
     network : RCAN3D
         On `device`.
-    raw : ndarray of float32, (Z, Y, X)
-        Normalised.
+    raw : ndarray of float32, (N, Z, Y, X)
+        Normalised volumes.
     device : str
         A torch device.
 
     Returns
     -------
-    pooled : ndarray of float64, (2 * blocks * channels,)
+    pooled : ndarray of float64, (N, 2 * blocks * channels)
         Block by block, means then log standard deviations.
-    restored : ndarray of float32, (Z, Y, X)
+    restored : ndarray of float32, (N, Z, Y, X)
         The network's output.
     """
     pooled: list[NDArray[np.float64]] = []
 
     def note(_: nn.Module, inputs: tuple[Tensor]) -> None:
-        deviation, mean = torch.std_mean(inputs[0].double(), dim=(0, 2, 3, 4))
+        deviation, mean = torch.std_mean(inputs[0].double(), dim=(2, 3, 4))
         pooled.extend((mean.cpu().numpy(), torch.log(deviation + 1e-6).cpu().numpy()))
 
     hooks = [
@@ -100,12 +104,13 @@ def pooled_activations(
     ]
     try:
         with torch.inference_mode():
-            tensor = torch.from_numpy(raw)[None, None].to(device)
-            restored = network(tensor)[0, 0].float().cpu().numpy()
+            tensor = torch.from_numpy(raw)[:, None].to(device)
+            restored = network(tensor.contiguous(memory_format=torch.channels_last_3d))
+            restored = restored[:, 0].float().cpu().numpy()
     finally:
         for hook in hooks:
             hook.remove()
-    return np.concatenate(pooled), restored
+    return np.concatenate(pooled, axis=1), restored
 
 
 def log_spectrum(volume: NDArray[np.float32]) -> NDArray[np.float64]:
