@@ -17,6 +17,7 @@ __all__ = ["Delivery"]
 logger = logging.getLogger(__name__)
 
 _QUEUE_BYTES = 2**30
+_ITEM_BYTES = 1024  # at least, of any item
 
 
 class Delivery(Stage[Item]):
@@ -51,7 +52,7 @@ class Delivery(Stage[Item]):
             VolumeQueue(
                 _QUEUE_BYTES,
                 "strict",
-                lambda item: item.nbytes if isinstance(item, Restored) else 0,
+                lambda item: max(_ITEM_BYTES, item.nbytes if isinstance(item, Restored) else 0),
             ),
             self._deliver,
             self._failed,

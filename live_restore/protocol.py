@@ -162,13 +162,21 @@ def _decode_volume(
     nz, ny, nx = header.shape
     if len(planes) != nz:
         raise ProtocolError(f"{topic}: {nz} planes announced, {len(planes)} came")
+    images: list[Any] = list(planes)
+    if header.encoding == "raw":  # their sizes are looked at before memory is taken for them
+        images = [
+            _image(f"{topic}: plane {z}", header, plane, (ny, nx)) for z, plane in enumerate(planes)
+        ]
     if out is None or out.shape != header.shape or out.dtype != np.dtype(header.type):
-        out = np.empty(header.shape, dtype=header.type)
-    for z, plane in enumerate(planes):
-        if header.encoding == "blosc2":
-            decompress_into(plane, out[z])
+        try:
+            out = np.empty(header.shape, dtype=header.type)
+        except MemoryError as error:
+            raise ProtocolError(f"{topic}: {header.type} {header.shape}: {error}") from error
+    for z, image in enumerate(images):
+        if header.encoding == "raw":
+            out[z] = image
         else:
-            out[z] = _image(f"{topic}: plane {z}", header, plane, (ny, nx))
+            decompress_into(image, out[z])
     return VolumeMessage(topic, header, out)
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
+from live_restore.backfill import Backfill
 from live_restore.delivery import Delivery
 from live_restore.errors import LiveRestoreError
 from live_restore.interfaces import Event, Item, Sink, Source, StopSignal
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 _Waiting = Volume | Spooled
 
 _MB = 2**20
+_LEAST_BYTES = 4096  # of a volume in memory, however few voxels it has
 _SIGNAL_CHECK_S = 1.0  # on Windows a signal's handler runs only when a wait ends
 _STOP = "stop"
 _RELOAD = "reload"
@@ -90,7 +92,7 @@ class Service:
         self._source_error: BaseException | None = None
         self._spool: Spool | None = None
         self._comes_again = False
-        self._latest_s: dict[tuple[str, str], float] = {}  # of each position and channel
+        self._backfill = Backfill()
 
     def stop(self) -> None:
         """Stop and drain; called again, drop what waits. May be called from a signal handler."""
@@ -142,7 +144,11 @@ class Service:
     def _run(self, source: Source, sinks: dict[str, Sink]) -> bool:
         stacks = self._profile.stacks
         self._assembler = Assembler(
-            stacks.memory_mb * _MB, stacks.timeout_s, stacks.partial == "restore"
+            stacks.memory_mb * _MB,
+            stacks.timeout_s,
+            stacks.partial == "restore",
+            # What is on disk is as large as it is; what others announce may be anything.
+            None if source.is_durable else stacks.memory_mb * _MB,
         )
         self._deliveries = {
             name: Delivery(name, sink, self._record, self._sink_ended)
@@ -151,7 +157,7 @@ class Service:
         inbox: VolumeQueue[_Waiting] = VolumeQueue(
             self._profile.queue.memory_mb * _MB,
             self._profile.queue.order,
-            lambda volume: volume.nbytes,
+            lambda volume: max(_LEAST_BYTES, volume.nbytes) if volume.nbytes else 0,
             None if source.is_durable else self._pass_over,
             stream=lambda volume: (volume.key.position, volume.key.channel),
             to_disk=self._keep if self._spool else None,
@@ -297,7 +303,9 @@ class Service:
             raise QueueClosedError
 
     def _pass_over(self, volume: _Waiting) -> None:
-        self._skip(Skipped(volume.key, "restoration is slower than the acquisition"))
+        self._skip(
+            Skipped(volume.key, "restoration is slower than the acquisition", cause="too slow")
+        )
         self._discard(volume)
 
     # --- volumes that wait on disk ---
@@ -327,7 +335,7 @@ class Service:
             logger.debug("%s: %s, left for the next start", volume.key, reason)
             self._settle(volume.key)
         else:
-            self._skip(Skipped(volume.key, reason))
+            self._skip(Skipped(volume.key, reason, cause="stopped"))
 
     def _discard(self, volume: _Waiting) -> None:
         if isinstance(volume, Spooled) and self._spool:
@@ -341,23 +349,15 @@ class Service:
             restored = self._restorer.restore(volume)
         except LiveRestoreError as error:
             # Understood, and this volume's own fault: however many there are, the next may be well.
-            self._skip(Skipped(waiting.key, str(error), is_final=True))
+            self._skip(Skipped(waiting.key, str(error), is_final=True, cause="refused"))
             self._discard(waiting)
             return
         self.counts["restored"] += 1
         self._record.restored(volume.key)
         logger.debug("%s: restored in %.3f s", volume.key, restored.timing_s["restoring"])
-        self._send(replace(restored, is_backfill=self._is_backfill(volume)))
+        self._send(replace(restored, is_backfill=self._backfill.is_backfill(volume)))
         self._settle(volume.key)
         self._discard(waiting)
-
-    def _is_backfill(self, volume: Volume) -> bool:
-        """Whether a newer one of its position and channel went before."""
-        stream = volume.key.position, volume.key.channel
-        latest_s = self._latest_s.get(stream, -math.inf)
-        if volume.is_live:
-            self._latest_s[stream] = max(latest_s, volume.received_s)
-        return not volume.is_live or volume.received_s < latest_s
 
     def _restore_failed(self, volume: _Waiting, error: Exception) -> None:
         logger.error("%s: restoration failed", volume.key, exc_info=error)

@@ -6,10 +6,11 @@ All are frozen; their arrays are read-only and ownership passes on with them. Ax
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ __all__ = [
     "ModelUse",
     "Plane",
     "Restored",
+    "SkipCause",
     "Skipped",
     "SourceState",
     "Volume",
@@ -30,6 +32,12 @@ __all__ = [
 
 VoxelSize = tuple[float, float, float]
 """``(z, y, x)`` in µm."""
+
+SkipCause = Literal[
+    "incomplete", "mismatch", "too large", "too slow", "stopped", "refused", "failed"
+]
+"""Why a volume isn't restored: planes never came, or don't fit it; it is larger than memory; newer ones went
+first and there was no more room; the program ended; the restorer said why it can't; it failed unforeseen."""
 
 
 def utc_now() -> datetime:
@@ -90,7 +98,7 @@ class AcquisitionInfo:
     @property
     def volume_nbytes(self) -> int:
         """Bytes of one volume."""
-        return int(np.prod(self.shape_zyx)) * self.dtype.itemsize
+        return math.prod(self.shape_zyx) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,12 +246,15 @@ class Skipped:
         UTC.
     is_final : bool
         It can't be restored; otherwise it may when it is seen again.
+    cause : str
+        The class that the reason belongs to.
     """
 
     key: VolumeKey
     reason: str
     at: datetime = field(default_factory=utc_now)
     is_final: bool = False
+    cause: SkipCause = "failed"
 
 
 @dataclass(frozen=True, slots=True)
