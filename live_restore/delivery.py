@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -71,6 +72,7 @@ class Delivery(Stage[Item]):
                 logger.warning("%s: dropped at shutdown, not sent to %s", item.key, self.name)
 
     def _deliver(self, item: Item) -> None:
+        started = time.monotonic()
         try:
             self._sink.send(item)
         except SinkError as error:
@@ -79,7 +81,7 @@ class Delivery(Stage[Item]):
                 self._note_failure(item, error)
             return
         if isinstance(item, Restored):
-            self._record.sent(self.name, item)
+            self._record.sent(self.name, item, time.monotonic() - started)
         if self._has_failed:
             self._has_failed = False
             logger.info("%s: works again", self.name)

@@ -6,16 +6,21 @@ import hashlib
 import threading
 from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from platformdirs import user_state_path
 
+from live_restore.errors import MetricsError
 from live_restore.ledger import Ledger, Origin
 from live_restore.profile import FolderSource, Profile, SimulatedSource
 from live_restore.sinks.writer import output_path
 from live_restore.spool import Spool
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Restored, Skipped, VolumeKey
 
-__all__ = ["Record", "ledger_file", "open_ledger", "open_spool"]
+if TYPE_CHECKING:
+    from live_restore.metrics import Metrics
+
+__all__ = ["Record", "ledger_file", "open_ledger", "open_metrics", "open_spool"]
 
 _REMEMBERED = 10_000  # acquisitions that have ended; more never wait in the queues
 
@@ -48,6 +53,26 @@ def open_spool(profile: Profile) -> Spool | None:
     return Spool(file.with_suffix(".spool"), spool_mb * 2**20) if file and spool_mb else None
 
 
+def open_metrics(profile: Profile) -> Metrics | None:
+    """A profile's metrics; enter them to serve them. None where it wants none.
+
+    Raises
+    ------
+    MetricsError
+        This installation can't.
+    """
+    if profile.metrics is None:
+        return None
+    try:
+        from live_restore.metrics import Metrics
+    except ModuleNotFoundError as error:
+        raise MetricsError(
+            f'metrics: {error.name} isn\'t installed: pip install "live-restore[metrics]", or leave '
+            "the table [metrics] out of the profile"
+        ) from error
+    return Metrics(profile.metrics.port)
+
+
 class Record:
     """Writes down what becomes of each volume; thread-safe.
 
@@ -57,10 +82,15 @@ class Record:
         Where; nowhere without one.
     profile : Profile
         Says where volumes are written.
+    metrics : Metrics, optional
+        Counts the same.
     """
 
-    def __init__(self, ledger: Ledger | None, profile: Profile) -> None:
+    def __init__(
+        self, ledger: Ledger | None, profile: Profile, metrics: Metrics | None = None
+    ) -> None:
         self._ledger = ledger
+        self._metrics = metrics
         self._folder = profile.write.folder if profile.write else Path()
         self._is_folder = isinstance(profile.source, FolderSource)
         self._origins: dict[str, Origin] = {}
@@ -84,24 +114,33 @@ class Record:
 
     def seen(self, key: VolumeKey) -> None:
         """A volume came, whole or not."""
+        if self._metrics:
+            self._metrics.seen()
         if self._ledger:
             self._ledger.note_seen(self._origins[key.acquisition], key)
 
-    def restored(self, key: VolumeKey) -> None:
+    def restored(self, restored: Restored) -> None:
         """It was restored."""
+        if self._metrics:
+            self._metrics.restored(restored)
         if self._ledger:
+            key = restored.key
             self._ledger.note_restored(self._origins[key.acquisition], key)
 
     def skipped(self, skipped: Skipped) -> None:
         """It was not."""
+        if self._metrics:
+            self._metrics.skipped(skipped)
         if self._ledger:
             origin = self._origins[skipped.key.acquisition]
             self._ledger.note_skipped(
                 origin, skipped.key, skipped.reason, is_final=skipped.is_final
             )
 
-    def sent(self, sink: str, restored: Restored) -> None:
-        """A sink took it."""
+    def sent(self, sink: str, restored: Restored, seconds: float) -> None:
+        """A sink took it within some seconds."""
+        if self._metrics:
+            self._metrics.sent(sink, restored, seconds)
         if self._ledger is None:
             return
         origin = self._origins[restored.key.acquisition]
@@ -113,6 +152,8 @@ class Record:
 
     def unsent(self, sink: str, restored: Restored, reason: str) -> None:
         """A sink couldn't take it."""
+        if self._metrics:
+            self._metrics.unsent(sink)
         if self._ledger and sink == "write":
             origin = self._origins[restored.key.acquisition]
             self._ledger.note_skipped(origin, restored.key, reason, is_final=False)

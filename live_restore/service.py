@@ -26,10 +26,11 @@ from live_restore.backfill import Backfill
 from live_restore.delivery import Delivery
 from live_restore.errors import LiveRestoreError
 from live_restore.interfaces import Event, Item, Sink, Source, StopSignal
+from live_restore.monitoring import monitor
 from live_restore.outstanding import Outstanding
 from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
 from live_restore.profile import Profile
-from live_restore.record import Record, open_ledger, open_spool
+from live_restore.record import Record, open_ledger, open_metrics, open_spool
 from live_restore.reloading import ReloadingRestorer
 from live_restore.sinks import open_sinks
 from live_restore.sources import open_source
@@ -126,7 +127,10 @@ class Service:
             ledger = open_ledger(self._profile)
             if ledger is not None:
                 opened.enter_context(ledger)
-            self._record = Record(ledger, self._profile)
+            self._metrics = open_metrics(self._profile)
+            if self._metrics is not None:
+                opened.enter_context(self._metrics)
+            self._record = Record(ledger, self._profile, self._metrics)
             source = open_source(self._profile, ledger)
             # What it gives it gives again to the next run, unless that was restored.
             self._comes_again = source.is_durable and ledger is not None
@@ -169,6 +173,8 @@ class Service:
             self._restore_failed,
             lambda: self._after_restoring(inbox, restoring),
         )
+        parts = (inbox, self._spool, self._restorer, self._deliveries, sinks)
+        monitor(self._metrics, source, self._assembler, *parts)
         self._take_left_over(inbox)
         feeding = threading.Thread(target=self._feed, args=(source, inbox), name="source")
         threads = [feeding, restoring, *self._deliveries.values()]
@@ -189,7 +195,9 @@ class Service:
         deadline = math.inf
         while running:
             left = deadline - time.monotonic()
-            word = self._next_mail(min(max(left, 0.0), _SIGNAL_CHECK_S))
+            word = None
+            with suppress(queue.Empty):
+                word = self._mail.get(timeout=min(max(left, 0.0), _SIGNAL_CHECK_S))
             if word == _STOP and self._stop.is_set():
                 logger.warning("stopping at once")
                 self._drop(inbox)
@@ -218,12 +226,6 @@ class Service:
         if not self._stop.is_set():  # a second word would drop what waits
             self.stop()
         return "nothing more is taken; what waits is restored, then the daemon ends"
-
-    def _next_mail(self, timeout_s: float) -> str | None:
-        try:
-            return self._mail.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
 
     def _drop(self, inbox: VolumeQueue[_Waiting]) -> None:
         for volume in inbox.clear():
@@ -304,7 +306,7 @@ class Service:
 
     def _pass_over(self, volume: _Waiting) -> None:
         self._skip(
-            Skipped(volume.key, "restoration is slower than the acquisition", cause="too slow")
+            Skipped(volume.key, "restoration is slower than the acquisition", cause="too_slow")
         )
         self._discard(volume)
 
@@ -324,8 +326,6 @@ class Service:
             logger.info("%d volumes waited on disk since the last run", count)
 
     def _keep(self, volume: _Waiting) -> Spooled | None:
-        if isinstance(volume, Spooled):
-            return volume
         return self._spool.keep(volume) if self._spool else None
 
     def _keep_or_skip(self, volume: _Waiting, reason: str) -> None:
@@ -353,7 +353,7 @@ class Service:
             self._discard(waiting)
             return
         self.counts["restored"] += 1
-        self._record.restored(volume.key)
+        self._record.restored(restored)
         logger.debug("%s: restored in %.3f s", volume.key, restored.timing_s["restoring"])
         self._send(replace(restored, is_backfill=self._backfill.is_backfill(volume)))
         self._settle(volume.key)

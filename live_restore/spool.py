@@ -133,8 +133,10 @@ class Spool:
         """Bytes of their files."""
         return self._nbytes
 
-    def keep(self, volume: Volume) -> Spooled | None:
-        """Write a volume to disk; None when the limit is reached or the disk refuses."""
+    def keep(self, volume: Volume | Spooled) -> Spooled | None:
+        """Write a volume to disk if it isn't there; None when the limit is reached or the disk refuses."""
+        if isinstance(volume, Spooled):
+            return volume
         with self._lock:
             if self._nbytes + volume.nbytes > self._limit or len(self._held) >= _MOST_FILES:
                 return None

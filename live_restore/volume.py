@@ -34,7 +34,7 @@ VoxelSize = tuple[float, float, float]
 """``(z, y, x)`` in µm."""
 
 SkipCause = Literal[
-    "incomplete", "mismatch", "too large", "too slow", "stopped", "refused", "failed"
+    "incomplete", "mismatch", "too_large", "too_slow", "stopped", "refused", "failed"
 ]
 """Why a volume isn't restored: planes never came, or don't fit it; it is larger than memory; newer ones went
 first and there was no more room; the program ended; the restorer said why it can't; it failed unforeseen."""

@@ -118,14 +118,14 @@ class Assembler:
             info = self._followed(plane, info)
             if refusal := self._refusal(info):
                 self._close(plane.key)
-                return [Skipped(plane.key, refusal, cause="too large")]
+                return [Skipped(plane.key, refusal, cause="too_large")]
             settled += self._make_room(info.volume_nbytes)
             try:
                 volume = _begin(plane, info)
             except (MemoryError, ValueError) as error:
                 self._close(plane.key)
                 reason = f"{_told(info)}: there is no memory for it ({error})"
-                return [*settled, Skipped(plane.key, reason, cause="too large")]
+                return [*settled, Skipped(plane.key, reason, cause="too_large")]
             self._nbytes += volume.data.nbytes
         self._open[plane.key] = volume
         _put(volume, plane)
