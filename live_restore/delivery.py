@@ -11,7 +11,7 @@ from live_restore.errors import SinkError
 from live_restore.interfaces import Item, Sink
 from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
 from live_restore.record import Record
-from live_restore.volume import Restored, SourceState
+from live_restore.volume import AcquisitionInfo, Restored, SourceState
 
 __all__ = ["Delivery"]
 
@@ -50,11 +50,7 @@ class Delivery(Stage[Item]):
         self._has_failed = False
         super().__init__(
             name,
-            VolumeQueue(
-                _QUEUE_BYTES,
-                "strict",
-                lambda item: max(_ITEM_BYTES, item.nbytes if isinstance(item, Restored) else 0),
-            ),
+            VolumeQueue(_QUEUE_BYTES, "strict", _held_nbytes),
             self._deliver,
             self._failed,
             lambda: self._ended(on_end),
@@ -100,3 +96,13 @@ class Delivery(Stage[Item]):
     def _ended(self, on_end: Callable[[Delivery], None]) -> None:
         self.queue.clear()
         on_end(self)
+
+
+def _held_nbytes(item: Item) -> int:
+    match item:
+        case Restored():
+            return item.held_nbytes
+        case AcquisitionInfo():
+            return max(_ITEM_BYTES, item.names_nbytes)
+        case _:
+            return _ITEM_BYTES

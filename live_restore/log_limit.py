@@ -19,9 +19,9 @@ class _Kind:
 
 
 class RepeatLimit(logging.Filter):
-    """Lets through so many warnings and errors of one kind per time, and tells how many it kept back.
+    """Lets through so many lines of one kind per time, and tells how many it kept back.
 
-    Two are of one kind when they differ in what is put into them alone. Other lines pass.
+    Two are of one kind when they differ in what is put into them alone. Those for debugging pass.
 
     Parameters
     ----------
@@ -43,12 +43,12 @@ class RepeatLimit(logging.Filter):
         """Called by the handler with each line, from any thread."""
         with self._lock:
             self._forget_old(time.monotonic())
-            if record.levelno >= logging.WARNING and not self._has_room_for(record):
+            if record.levelno >= logging.INFO and not self._has_room_for(record):
                 return False
             num_kept_back, self._num_kept_back = self._num_kept_back, 0
         if num_kept_back:
             record.msg = (
-                f"({num_kept_back} warnings aren't shown: at most {self._most} of one kind are, "
+                f"({num_kept_back} lines aren't shown: at most {self._most} of one kind are, "
                 f"within {self._every_s:g} s) {record.getMessage()}"
             )
             record.args = ()

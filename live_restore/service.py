@@ -53,7 +53,6 @@ logger = logging.getLogger(__name__)
 _Waiting = Volume | Spooled
 
 _MB = 2**20
-_LEAST_BYTES = 4096  # of a volume in memory, however few voxels it has
 _SIGNAL_CHECK_S = 1.0  # on Windows a signal's handler runs only when a wait ends
 _STOP = "stop"
 _RELOAD = "reload"
@@ -161,7 +160,7 @@ class Service:
         inbox: VolumeQueue[_Waiting] = VolumeQueue(
             self._profile.queue.memory_mb * _MB,
             self._profile.queue.order,
-            lambda volume: max(_LEAST_BYTES, volume.nbytes) if volume.nbytes else 0,
+            lambda volume: volume.held_nbytes,
             None if source.is_durable else self._pass_over,
             stream=lambda volume: (volume.key.position, volume.key.channel),
             to_disk=self._keep if self._spool else None,

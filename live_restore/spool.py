@@ -45,7 +45,7 @@ class Spooled:
         Its size.
     is_left_over : bool
         Of an earlier run.
-    nbytes : int
+    held_nbytes : int
         In memory: none.
     """
 
@@ -53,7 +53,7 @@ class Spooled:
     path: Path
     file_nbytes: int
     is_left_over: bool = False
-    nbytes: int = 0
+    held_nbytes: int = 0
 
     def load(self) -> Volume:
         """Read a volume back; it stays on disk until the spool discards it.

@@ -30,6 +30,8 @@ __all__ = [
     "utc_now",
 ]
 
+_LEAST_BYTES = 4096  # that any volume takes, however few voxels it has
+
 VoxelSize = tuple[float, float, float]
 """``(z, y, x)`` in µm."""
 
@@ -82,6 +84,8 @@ class AcquisitionInfo:
         Where it comes from, for people: a file, a camera.
     version : str
         Of the file, by its size and time; empty where there is none.
+    names_nbytes : int
+        About what the names of channels and positions take in memory.
     """
 
     acquisition: str
@@ -94,6 +98,11 @@ class AcquisitionInfo:
     started_at: datetime = field(default_factory=utc_now)
     origin: str = ""
     version: str = ""
+    names_nbytes: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        names = (*self.channels, *self.positions)
+        object.__setattr__(self, "names_nbytes", sum(64 + len(name) for name in names))
 
     @property
     def volume_nbytes(self) -> int:
@@ -181,6 +190,11 @@ class Volume:
         """Bytes of its data."""
         return int(self.data.nbytes)
 
+    @property
+    def held_nbytes(self) -> int:
+        """About what it takes in memory: the more of its data and of the names that come with it."""
+        return max(_LEAST_BYTES, self.nbytes, self.info.names_nbytes)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelUse:
@@ -230,6 +244,11 @@ class Restored:
     def nbytes(self) -> int:
         """Bytes of restored and raw data."""
         return int(self.data.nbytes) + self.raw.nbytes
+
+    @property
+    def held_nbytes(self) -> int:
+        """About what it takes in memory: the more of its data and of the names that come with it."""
+        return max(_LEAST_BYTES, self.nbytes, self.info.names_nbytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from tests.conftest import daemon, make_restored, wait_for
 from tests.ingesting import free_endpoint
 
 NUMBER = int(os.environ.get("LIVE_RESTORE_FUZZ", "2400"))  # messages, of each full run 100,000
-GROWTH_BYTES = 96 * 2**20  # of buffers that are filled once; a frame kept each time is far more
+GROWTH_BYTES = 128 * 2**20  # of buffers that are filled once, and of fragments
 SMALL_MB = 64
 
 

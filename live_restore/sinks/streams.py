@@ -79,9 +79,9 @@ class Streams:
                 del self._last[next(iter(self._last))]
             numbered = Numbered(sequence, restored)
             self._held.append(numbered)
-            self._nbytes += restored.nbytes
+            self._nbytes += restored.held_nbytes
             while self._nbytes > self.capacity_bytes and len(self._held) > 1:
-                self._nbytes -= self._held.popleft().restored.nbytes
+                self._nbytes -= self._held.popleft().restored.held_nbytes
         return numbered
 
     def find(self, stream: tuple[str, str], sequence: int | None) -> Numbered | None:

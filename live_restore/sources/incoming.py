@@ -28,6 +28,7 @@ _LATEST_STACKS = 64  # that are looked at to learn how many planes stacks have
 _HELD_OVERHEAD = 4096  # bytes, of a plane beside its pixels
 _COPIED_BYTES = 2**16  # a smaller plane held back would keep the larger piece it was received in
 _MOST_AT_ONCE = 64  # acquisitions; beyond it the quietest is taken for ended
+_NAMES_BYTES = 2**25  # of positions and channels, of all acquisitions; likewise
 _REMEMBERED_NAMES = 10_000  # an acquisition of an older one's name is taken for that one
 
 
@@ -69,6 +70,7 @@ class _Acquisition:
     held: list[Plane] = field(default_factory=list)
     header: PlaneHeader | None = None  # the last one, until it is announced
     stacks: _Stacks = field(default_factory=lambda: _Stacks())
+    names_nbytes: int = 0
     num_planes: int = 0
     is_refused: bool = False
 
@@ -152,6 +154,8 @@ class Incoming:
         if num_missed:
             one.stacks.forget()
         plane = _plane(one.name, header, data)
+        if one.info is None:
+            yield from self._make_room_for_names(identity, header)
         if one.info is not None:
             yield plane
             if one.num_planes == _num_planned(header, one.info):
@@ -229,6 +233,18 @@ class Incoming:
     def _make_room(self) -> Iterator[Event]:
         while len(self._running) >= _MOST_AT_ONCE:
             quietest = min(self._running, key=lambda i: self._running[i].heard_s)
+            yield from self._end(quietest, "too many acquisitions at once")
+
+    def _make_room_for_names(
+        self, identity: tuple[str, str], header: PlaneHeader
+    ) -> Iterator[Event]:
+        names = (*header.positions, *header.channels)
+        self._running[identity].names_nbytes = sum(64 + len(name) for name in names)
+        held = sum(one.names_nbytes for one in self._running.values())
+        while held > _NAMES_BYTES and len(self._running) > 1:
+            others = (i for i in self._running if i != identity)
+            quietest = min(others, key=lambda i: self._running[i].heard_s)
+            held -= self._running[quietest].names_nbytes
             yield from self._end(quietest, "too many acquisitions at once")
 
     def _unique(self, name: str) -> str:
