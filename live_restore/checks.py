@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import zmq
@@ -17,6 +18,7 @@ from live_restore.profile import (
     PublishSettings,
     WriteSettings,
 )
+from live_restore.record import open_metrics
 from live_restore.restore import open_restorer
 from live_restore.sinks.publisher import Publisher
 from live_restore.sinks.writer import Writer
@@ -56,6 +58,8 @@ def check_profile(profile: Profile) -> Iterator[Finding]:
     publish, write = profile.publish, profile.write
     if publish is not None:
         yield _try("publish.endpoint", lambda: _check_publish(publish))
+    if profile.metrics is not None:
+        yield _try("metrics.port", lambda: _check_metrics(profile))
     if write is not None:
         yield _try("write.folder", lambda: _check_write(write))
 
@@ -136,6 +140,11 @@ def _check_publish(settings: PublishSettings) -> str:
     with Publisher(settings):
         ports = [port for port in (settings.endpoint, settings.control) if port]
         return f"{' and '.join(ports)} can be opened"
+
+
+def _check_metrics(profile: Profile) -> str:
+    with open_metrics(profile) or nullcontext():
+        return "the port for metrics can be opened"
 
 
 def _check_write(settings: WriteSettings) -> str:

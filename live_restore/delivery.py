@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -10,13 +11,14 @@ from live_restore.errors import SinkError
 from live_restore.interfaces import Item, Sink
 from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
 from live_restore.record import Record
-from live_restore.volume import Restored, SourceState
+from live_restore.volume import AcquisitionInfo, Restored, SourceState
 
 __all__ = ["Delivery"]
 
 logger = logging.getLogger(__name__)
 
 _QUEUE_BYTES = 2**30
+_ITEM_BYTES = 1024  # at least, of any item
 
 
 class Delivery(Stage[Item]):
@@ -48,11 +50,7 @@ class Delivery(Stage[Item]):
         self._has_failed = False
         super().__init__(
             name,
-            VolumeQueue(
-                _QUEUE_BYTES,
-                "strict",
-                lambda item: item.nbytes if isinstance(item, Restored) else 0,
-            ),
+            VolumeQueue(_QUEUE_BYTES, "strict", _held_nbytes),
             self._deliver,
             self._failed,
             lambda: self._ended(on_end),
@@ -70,6 +68,7 @@ class Delivery(Stage[Item]):
                 logger.warning("%s: dropped at shutdown, not sent to %s", item.key, self.name)
 
     def _deliver(self, item: Item) -> None:
+        started = time.monotonic()
         try:
             self._sink.send(item)
         except SinkError as error:
@@ -78,7 +77,7 @@ class Delivery(Stage[Item]):
                 self._note_failure(item, error)
             return
         if isinstance(item, Restored):
-            self._record.sent(self.name, item)
+            self._record.sent(self.name, item, time.monotonic() - started)
         if self._has_failed:
             self._has_failed = False
             logger.info("%s: works again", self.name)
@@ -97,3 +96,13 @@ class Delivery(Stage[Item]):
     def _ended(self, on_end: Callable[[Delivery], None]) -> None:
         self.queue.clear()
         on_end(self)
+
+
+def _held_nbytes(item: Item) -> int:
+    match item:
+        case Restored():
+            return item.held_nbytes
+        case AcquisitionInfo():
+            return max(_ITEM_BYTES, item.names_nbytes)
+        case _:
+            return _ITEM_BYTES

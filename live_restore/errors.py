@@ -4,6 +4,7 @@ __all__ = [
     "KeyFileError",
     "LedgerError",
     "LiveRestoreError",
+    "MetricsError",
     "ModelError",
     "NoAnswerError",
     "ProfileError",
@@ -42,6 +43,10 @@ class RestoreError(LiveRestoreError):
 
 class SinkError(LiveRestoreError):
     """A restored volume can't be published or written."""
+
+
+class MetricsError(LiveRestoreError):
+    """Metrics are wanted and can't be served."""
 
 
 class LedgerError(LiveRestoreError):

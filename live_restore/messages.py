@@ -257,7 +257,7 @@ class Request(BaseModel):
     """Which stream."""
     channel: str = ""
     """Which stream."""
-    sequence: int = 0
+    sequence: int = Field(0, ge=0, lt=2**63)
     """Which volume, for `get` "sequence"."""
     encoding: Encoding = "raw"
     """How its planes are to be packed."""

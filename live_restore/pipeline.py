@@ -84,6 +84,11 @@ class VolumeQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self._newest) + len(self._others)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is in memory."""
+        return self._held
+
     def put(self, item: T, is_live: bool = True) -> None:
         """Add an item; thread-safe.
 

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from live_restore.errors import ProtocolError
 
@@ -32,9 +40,11 @@ __all__ = [
 MAX_PLANE_BYTES = 2**30
 MAX_SLICES = 100_000
 _MAX_HEADER_BYTES = 2**20
+_MAX_TEXT = 2000  # characters that are kept of what is for people
 
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Text = Annotated[str, AfterValidator(lambda text: text[:_MAX_TEXT])]
 
 
 class _FromSender(BaseModel):
@@ -86,8 +96,13 @@ class PlaneHeader(_FromSender):
     """Null when unknown."""
     acquired_at: datetime | None = None
     """When it was exposed, UTC."""
-    origin: str = ""
+    origin: _Text = ""
     """Camera or program, for people."""
+
+    @field_validator("acquired_at")
+    @classmethod
+    def _in_utc(cls, at: datetime | None) -> datetime | None:
+        return at if at is None or at.tzinfo is not None else at.replace(tzinfo=UTC)
 
     @model_validator(mode="after")
     def _plausible_size(self) -> Self:
@@ -110,18 +125,18 @@ class PlanesEnd(_FromSender):
     """Its name."""
     number: _Count | None = None
     """How many planes this sender counted until then, also those it couldn't send."""
-    reason: str = "finished"
+    reason: _Text = "finished"
     """finished, or why not."""
 
 
 class SourceHeader(_FromSender):
     """A sender's sign of life."""
 
-    state: str = ""
+    state: _Text = ""
     """What it is doing, for people."""
-    error: str = ""
+    error: _Text = ""
     """Why it can't go on."""
-    ended: str = ""
+    ended: _Text = ""
     """How what it was asked to do ended: finished, stopped, or what went wrong."""
 
 

@@ -99,7 +99,7 @@ class ReceivedVolume:
     def decode(self, into: Allocate | None = None) -> VolumeMessage:
         """Put the voxels into an array; raises as `live_restore.protocol.decode` does."""
         header = self.header
-        out = into(header) if into else np.empty(header.shape, dtype=header.type)
+        out = into(header) if into else self._new_array()
         if out.shape != header.shape or out.dtype != np.dtype(header.type):
             raise ValueError(
                 f"{self.topic}: an array of {header.type} {header.shape} is needed, `into` gave "
@@ -111,6 +111,13 @@ class ReceivedVolume:
             else:
                 out[z] = _image(f"{self.topic}: plane {z}", header, plane, header.shape[1:])
         return VolumeMessage(self.topic, header, out, self.missed)
+
+    def _new_array(self) -> NDArray[Any]:
+        shape, dtype = self.header.shape, self.header.type
+        try:
+            return np.empty(shape, dtype=dtype)
+        except MemoryError as error:
+            raise ProtocolError(f"{self.topic}: {dtype} {shape}: {error}") from error
 
 
 def topic_of(kind: str, position: str | None = None, channel: str | None = None) -> str:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from platformdirs import user_state_path
 
+from live_restore.errors import MetricsError
 from live_restore.ledger import Ledger, Origin
 from live_restore.profile import FolderSource, Profile, SimulatedSource
 from live_restore.sinks.writer import output_path
 from live_restore.spool import Spool
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Restored, Skipped, VolumeKey
 
-__all__ = ["Record", "ledger_file", "open_ledger", "open_spool"]
+if TYPE_CHECKING:
+    from live_restore.metrics import Metrics
 
-_REMEMBERED = 10_000  # acquisitions that have ended; more never wait in the queues
+__all__ = ["Record", "ledger_file", "open_ledger", "open_metrics", "open_spool"]
+
+_REMEMBERED = 10_000  # acquisitions that have ended and of which no volume waits
 
 
 def ledger_file(profile: Profile) -> Path | None:
@@ -48,6 +53,26 @@ def open_spool(profile: Profile) -> Spool | None:
     return Spool(file.with_suffix(".spool"), spool_mb * 2**20) if file and spool_mb else None
 
 
+def open_metrics(profile: Profile) -> Metrics | None:
+    """A profile's metrics; enter them to serve them. None where it wants none.
+
+    Raises
+    ------
+    MetricsError
+        This installation can't.
+    """
+    if profile.metrics is None:
+        return None
+    try:
+        from live_restore.metrics import Metrics
+    except ModuleNotFoundError as error:
+        raise MetricsError(
+            f'metrics: {error.name} isn\'t installed: pip install "live-restore[metrics]", or leave '
+            "the table [metrics] out of the profile"
+        ) from error
+    return Metrics(profile.metrics.port)
+
+
 class Record:
     """Writes down what becomes of each volume; thread-safe.
 
@@ -57,14 +82,20 @@ class Record:
         Where; nowhere without one.
     profile : Profile
         Says where volumes are written.
+    metrics : Metrics, optional
+        Counts the same.
     """
 
-    def __init__(self, ledger: Ledger | None, profile: Profile) -> None:
+    def __init__(
+        self, ledger: Ledger | None, profile: Profile, metrics: Metrics | None = None
+    ) -> None:
         self._ledger = ledger
+        self._metrics = metrics
         self._folder = profile.write.folder if profile.write else Path()
         self._is_folder = isinstance(profile.source, FolderSource)
         self._origins: dict[str, Origin] = {}
         self._ended: deque[str] = deque()
+        self._waiting: Counter[str] = Counter()  # volumes that were seen and not settled
         self._lock = threading.Lock()
 
     def start(self, info: AcquisitionInfo) -> None:
@@ -80,31 +111,48 @@ class Record:
         with self._lock:
             self._ended.append(end.acquisition)
             if len(self._ended) > _REMEMBERED:
-                self._origins.pop(self._ended.popleft(), None)
+                longest = self._ended.popleft()
+                if self._waiting[longest]:
+                    self._ended.append(longest)
+                else:
+                    del self._waiting[longest]
+                    self._origins.pop(longest, None)
 
     def seen(self, key: VolumeKey) -> None:
         """A volume came, whole or not."""
+        if self._metrics:
+            self._metrics.seen()
+        with self._lock:
+            self._waiting[key.acquisition] += 1
         if self._ledger:
-            self._ledger.note_seen(self._origins[key.acquisition], key)
+            self._ledger.note_seen(self._origin(key), key)
 
-    def restored(self, key: VolumeKey) -> None:
+    def restored(self, restored: Restored) -> None:
         """It was restored."""
+        if self._metrics:
+            self._metrics.restored(restored)
         if self._ledger:
-            self._ledger.note_restored(self._origins[key.acquisition], key)
+            self._ledger.note_restored(self._origin(restored.key), restored.key)
+        self._settle(restored.key)
 
     def skipped(self, skipped: Skipped) -> None:
         """It was not."""
+        if self._metrics:
+            self._metrics.skipped(skipped)
         if self._ledger:
-            origin = self._origins[skipped.key.acquisition]
+            origin = self._origin(skipped.key)
             self._ledger.note_skipped(
                 origin, skipped.key, skipped.reason, is_final=skipped.is_final
             )
+        self._settle(skipped.key)
 
-    def sent(self, sink: str, restored: Restored) -> None:
-        """A sink took it."""
+    def sent(self, sink: str, restored: Restored, seconds: float) -> None:
+        """A sink took it within some seconds."""
+        if self._metrics:
+            self._metrics.sent(sink, restored, seconds)
         if self._ledger is None:
             return
-        origin = self._origins[restored.key.acquisition]
+        origin = self._origin(restored.key)
         if sink == "write":
             output = self._folder / output_path(restored.key, restored.info)
             self._ledger.note_written(origin, restored.key, output)
@@ -113,11 +161,21 @@ class Record:
 
     def unsent(self, sink: str, restored: Restored, reason: str) -> None:
         """A sink couldn't take it."""
+        if self._metrics:
+            self._metrics.unsent(sink)
         if self._ledger and sink == "write":
-            origin = self._origins[restored.key.acquisition]
+            origin = self._origin(restored.key)
             self._ledger.note_skipped(origin, restored.key, reason, is_final=False)
 
     def recovered(self, sink: str) -> None:
         """A sink takes volumes again: those that it couldn't take may come once more."""
         if self._ledger and sink == "write":
             self._ledger.retry_unwritten()
+
+    def _settle(self, key: VolumeKey) -> None:
+        with self._lock:
+            self._waiting[key.acquisition] -= 1
+
+    def _origin(self, key: VolumeKey) -> Origin:
+        """Where a volume comes from; of an acquisition long forgotten only its name is known."""
+        return self._origins.get(key.acquisition) or Origin(key.acquisition)

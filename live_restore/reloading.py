@@ -30,11 +30,17 @@ class ReloadingRestorer:
         What the service runs.
     read : callable
         Gives the profile as it is now; raises `ProfileError` where it is wrong.
+
+    Attributes
+    ----------
+    reloads : mapping of str to int
+        How often a model was ``loaded``, could not be (``failed``), or the order was ``refused``.
     """
 
     def __init__(self, profile: Profile, read: Callable[[], Profile]) -> None:
         self._profile = profile
         self._read = read
+        self.reloads = {"loaded": 0, "failed": 0, "refused": 0}
         self._current: Restorer | None = None
         self._in_use = threading.Lock()
         self._loading: threading.Thread | None = None
@@ -77,7 +83,13 @@ class ReloadingRestorer:
         ProfileError
             The profile is wrong, or more than its model has changed, or a model is being loaded.
         """
-        profile = self._read()
+        try:
+            return self._reload(self._read())
+        except LiveRestoreError:
+            self.reloads["refused"] += 1
+            raise
+
+    def _reload(self, profile: Profile) -> str:
         changed = [
             f"[{name}]"
             for name in Profile.model_fields
@@ -104,12 +116,15 @@ class ReloadingRestorer:
             successor = open_restorer(profile.model)
             successor.__enter__()
         except LiveRestoreError as error:
+            self.reloads["failed"] += 1
             logger.error("the model isn't reloaded, the one in use stays: %s", error)
         except Exception:
+            self.reloads["failed"] += 1
             logger.exception("the model isn't reloaded, the one in use stays")
         else:
             with self._in_use:
                 before, self._current = self._current, successor
             if before is not None:
                 before.__exit__(None, None, None)
+            self.reloads["loaded"] += 1
             logger.info("model reloaded: %s", profile.model.path)

@@ -22,13 +22,15 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
+from live_restore.backfill import Backfill
 from live_restore.delivery import Delivery
 from live_restore.errors import LiveRestoreError
 from live_restore.interfaces import Event, Item, Sink, Source, StopSignal
+from live_restore.monitoring import monitor
 from live_restore.outstanding import Outstanding
 from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
 from live_restore.profile import Profile
-from live_restore.record import Record, open_ledger, open_spool
+from live_restore.record import Record, open_ledger, open_metrics, open_spool
 from live_restore.reloading import ReloadingRestorer
 from live_restore.sinks import open_sinks
 from live_restore.sources import open_source
@@ -90,7 +92,7 @@ class Service:
         self._source_error: BaseException | None = None
         self._spool: Spool | None = None
         self._comes_again = False
-        self._latest_s: dict[tuple[str, str], float] = {}  # of each position and channel
+        self._backfill = Backfill()
 
     def stop(self) -> None:
         """Stop and drain; called again, drop what waits. May be called from a signal handler."""
@@ -124,7 +126,10 @@ class Service:
             ledger = open_ledger(self._profile)
             if ledger is not None:
                 opened.enter_context(ledger)
-            self._record = Record(ledger, self._profile)
+            self._metrics = open_metrics(self._profile)
+            if self._metrics is not None:
+                opened.enter_context(self._metrics)
+            self._record = Record(ledger, self._profile, self._metrics)
             source = open_source(self._profile, ledger)
             # What it gives it gives again to the next run, unless that was restored.
             self._comes_again = source.is_durable and ledger is not None
@@ -142,7 +147,11 @@ class Service:
     def _run(self, source: Source, sinks: dict[str, Sink]) -> bool:
         stacks = self._profile.stacks
         self._assembler = Assembler(
-            stacks.memory_mb * _MB, stacks.timeout_s, stacks.partial == "restore"
+            stacks.memory_mb * _MB,
+            stacks.timeout_s,
+            stacks.partial == "restore",
+            # What is on disk is as large as it is; what others announce may be anything.
+            None if source.is_durable else stacks.memory_mb * _MB,
         )
         self._deliveries = {
             name: Delivery(name, sink, self._record, self._sink_ended)
@@ -151,7 +160,7 @@ class Service:
         inbox: VolumeQueue[_Waiting] = VolumeQueue(
             self._profile.queue.memory_mb * _MB,
             self._profile.queue.order,
-            lambda volume: volume.nbytes,
+            lambda volume: volume.held_nbytes,
             None if source.is_durable else self._pass_over,
             stream=lambda volume: (volume.key.position, volume.key.channel),
             to_disk=self._keep if self._spool else None,
@@ -163,6 +172,8 @@ class Service:
             self._restore_failed,
             lambda: self._after_restoring(inbox, restoring),
         )
+        parts = (inbox, self._spool, self._restorer, self._deliveries, sinks)
+        monitor(self._metrics, source, self._assembler, *parts)
         self._take_left_over(inbox)
         feeding = threading.Thread(target=self._feed, args=(source, inbox), name="source")
         threads = [feeding, restoring, *self._deliveries.values()]
@@ -183,7 +194,9 @@ class Service:
         deadline = math.inf
         while running:
             left = deadline - time.monotonic()
-            word = self._next_mail(min(max(left, 0.0), _SIGNAL_CHECK_S))
+            word = None
+            with suppress(queue.Empty):
+                word = self._mail.get(timeout=min(max(left, 0.0), _SIGNAL_CHECK_S))
             if word == _STOP and self._stop.is_set():
                 logger.warning("stopping at once")
                 self._drop(inbox)
@@ -212,12 +225,6 @@ class Service:
         if not self._stop.is_set():  # a second word would drop what waits
             self.stop()
         return "nothing more is taken; what waits is restored, then the daemon ends"
-
-    def _next_mail(self, timeout_s: float) -> str | None:
-        try:
-            return self._mail.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
 
     def _drop(self, inbox: VolumeQueue[_Waiting]) -> None:
         for volume in inbox.clear():
@@ -297,7 +304,9 @@ class Service:
             raise QueueClosedError
 
     def _pass_over(self, volume: _Waiting) -> None:
-        self._skip(Skipped(volume.key, "restoration is slower than the acquisition"))
+        self._skip(
+            Skipped(volume.key, "restoration is slower than the acquisition", cause="too_slow")
+        )
         self._discard(volume)
 
     # --- volumes that wait on disk ---
@@ -316,8 +325,6 @@ class Service:
             logger.info("%d volumes waited on disk since the last run", count)
 
     def _keep(self, volume: _Waiting) -> Spooled | None:
-        if isinstance(volume, Spooled):
-            return volume
         return self._spool.keep(volume) if self._spool else None
 
     def _keep_or_skip(self, volume: _Waiting, reason: str) -> None:
@@ -327,7 +334,7 @@ class Service:
             logger.debug("%s: %s, left for the next start", volume.key, reason)
             self._settle(volume.key)
         else:
-            self._skip(Skipped(volume.key, reason))
+            self._skip(Skipped(volume.key, reason, cause="stopped"))
 
     def _discard(self, volume: _Waiting) -> None:
         if isinstance(volume, Spooled) and self._spool:
@@ -341,23 +348,15 @@ class Service:
             restored = self._restorer.restore(volume)
         except LiveRestoreError as error:
             # Understood, and this volume's own fault: however many there are, the next may be well.
-            self._skip(Skipped(waiting.key, str(error), is_final=True))
+            self._skip(Skipped(waiting.key, str(error), is_final=True, cause="refused"))
             self._discard(waiting)
             return
         self.counts["restored"] += 1
-        self._record.restored(volume.key)
+        self._record.restored(restored)
         logger.debug("%s: restored in %.3f s", volume.key, restored.timing_s["restoring"])
-        self._send(replace(restored, is_backfill=self._is_backfill(volume)))
+        self._send(replace(restored, is_backfill=self._backfill.is_backfill(volume)))
         self._settle(volume.key)
         self._discard(waiting)
-
-    def _is_backfill(self, volume: Volume) -> bool:
-        """Whether a newer one of its position and channel went before."""
-        stream = volume.key.position, volume.key.channel
-        latest_s = self._latest_s.get(stream, -math.inf)
-        if volume.is_live:
-            self._latest_s[stream] = max(latest_s, volume.received_s)
-        return not volume.is_live or volume.received_s < latest_s
 
     def _restore_failed(self, volume: _Waiting, error: Exception) -> None:
         logger.error("%s: restoration failed", volume.key, exc_info=error)

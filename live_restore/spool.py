@@ -27,7 +27,8 @@ __all__ = ["Spool", "Spooled"]
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".volume"
-_LARGEST_HEAD_BYTES = 2**20
+_LARGEST_HEAD_BYTES = 2**23  # a hundred thousand names of positions
+_MOST_FILES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Spooled:
         Its size.
     is_left_over : bool
         Of an earlier run.
-    nbytes : int
+    held_nbytes : int
         In memory: none.
     """
 
@@ -52,7 +53,7 @@ class Spooled:
     path: Path
     file_nbytes: int
     is_left_over: bool = False
-    nbytes: int = 0
+    held_nbytes: int = 0
 
     def load(self) -> Volume:
         """Read a volume back; it stays on disk until the spool discards it.
@@ -91,6 +92,7 @@ class Spool:
         self._folder = folder
         self._limit = limit_bytes
         self._held: dict[Path, int] = {}
+        self._nbytes = 0
         self._lock = threading.Lock()
         self._last_number = 0
         self._is_refused = False  # the disk can't; told once until it can
@@ -101,6 +103,7 @@ class Spool:
             for part in self._folder.glob("*.part"):
                 part.unlink()
             self._held = {p: p.stat().st_size for p in self._folder.glob(f"*{_SUFFIX}")}
+            self._nbytes = sum(self._held.values())
         except OSError as error:
             raise SpoolError(
                 f"folder {self._folder}: volumes can't be kept there when memory is full "
@@ -120,10 +123,22 @@ class Spool:
             except OSError as failure:
                 logger.debug("folder %s: not removed (%s)", self._folder, failure)
 
-    def keep(self, volume: Volume) -> Spooled | None:
-        """Write a volume to disk; None when the limit is reached or the disk refuses."""
+    @property
+    def num_volumes(self) -> int:
+        """Volumes that wait."""
+        return len(self._held)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of their files."""
+        return self._nbytes
+
+    def keep(self, volume: Volume | Spooled) -> Spooled | None:
+        """Write a volume to disk if it isn't there; None when the limit is reached or the disk refuses."""
+        if isinstance(volume, Spooled):
+            return volume
         with self._lock:
-            if sum(self._held.values()) + volume.nbytes > self._limit:
+            if self._nbytes + volume.nbytes > self._limit or len(self._held) >= _MOST_FILES:
                 return None
         self._last_number = max(time.time_ns(), self._last_number + 1)
         path = self._folder / f"{self._last_number:020d}{_SUFFIX}"
@@ -148,13 +163,14 @@ class Spool:
         self._is_refused = False
         with self._lock:
             self._held[path] = size
+            self._nbytes += size
         logger.debug("%s: waits on disk", volume.key)
         return Spooled(volume.key, path, size)
 
     def discard(self, spooled: Spooled) -> None:
         """Remove a volume that is wanted no more."""
         with self._lock:
-            self._held.pop(spooled.path, None)
+            self._nbytes -= self._held.pop(spooled.path, 0)
         try:
             spooled.path.unlink(missing_ok=True)
         except OSError as error:
@@ -173,7 +189,7 @@ class Spool:
                 key, info = VolumeKey(**head["key"]), _info(head["info"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 logger.error("%s: a volume that waited on disk is damaged (%s)", path, error)
-                self._held.pop(path)
+                self._nbytes -= self._held.pop(path)
                 path.rename(path.with_suffix(".damaged"))
                 continue
             yield Spooled(key, path, self._held[path], is_left_over=True), info

@@ -6,10 +6,11 @@ All are frozen; their arrays are read-only and ownership passes on with them. Ax
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ __all__ = [
     "ModelUse",
     "Plane",
     "Restored",
+    "SkipCause",
     "Skipped",
     "SourceState",
     "Volume",
@@ -28,8 +30,16 @@ __all__ = [
     "utc_now",
 ]
 
+_LEAST_BYTES = 4096  # that any volume takes, however few voxels it has
+
 VoxelSize = tuple[float, float, float]
 """``(z, y, x)`` in µm."""
+
+SkipCause = Literal[
+    "incomplete", "mismatch", "too_large", "too_slow", "stopped", "refused", "failed"
+]
+"""Why a volume isn't restored: planes never came, or don't fit it; it is larger than memory; newer ones went
+first and there was no more room; the program ended; the restorer said why it can't; it failed unforeseen."""
 
 
 def utc_now() -> datetime:
@@ -74,6 +84,8 @@ class AcquisitionInfo:
         Where it comes from, for people: a file, a camera.
     version : str
         Of the file, by its size and time; empty where there is none.
+    names_nbytes : int
+        About what the names of channels and positions take in memory.
     """
 
     acquisition: str
@@ -86,11 +98,16 @@ class AcquisitionInfo:
     started_at: datetime = field(default_factory=utc_now)
     origin: str = ""
     version: str = ""
+    names_nbytes: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        names = (*self.channels, *self.positions)
+        object.__setattr__(self, "names_nbytes", sum(64 + len(name) for name in names))
 
     @property
     def volume_nbytes(self) -> int:
         """Bytes of one volume."""
-        return int(np.prod(self.shape_zyx)) * self.dtype.itemsize
+        return math.prod(self.shape_zyx) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +190,11 @@ class Volume:
         """Bytes of its data."""
         return int(self.data.nbytes)
 
+    @property
+    def held_nbytes(self) -> int:
+        """About what it takes in memory: the more of its data and of the names that come with it."""
+        return max(_LEAST_BYTES, self.nbytes, self.info.names_nbytes)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelUse:
@@ -223,6 +245,11 @@ class Restored:
         """Bytes of restored and raw data."""
         return int(self.data.nbytes) + self.raw.nbytes
 
+    @property
+    def held_nbytes(self) -> int:
+        """About what it takes in memory: the more of its data and of the names that come with it."""
+        return max(_LEAST_BYTES, self.nbytes, self.info.names_nbytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
@@ -238,12 +265,15 @@ class Skipped:
         UTC.
     is_final : bool
         It can't be restored; otherwise it may when it is seen again.
+    cause : str
+        The class that the reason belongs to.
     """
 
     key: VolumeKey
     reason: str
     at: datetime = field(default_factory=utc_now)
     is_final: bool = False
+    cause: SkipCause = "failed"
 
 
 @dataclass(frozen=True, slots=True)

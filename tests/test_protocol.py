@@ -10,13 +10,14 @@ from live_restore import protocol
 from live_restore.errors import ProtocolError
 from live_restore.messages import Header, VolumeMessage
 from live_restore.protocol import decode, encode_volume, topic_of
+from live_restore.sinks.streams import Numbered
 from live_restore.sinks.volume_frames import volume_frames
 from tests.conftest import make_restored, make_volume
 
 
 def frames_of(data, kind="raw"):
     restored = make_restored(make_volume(data))
-    return [bytes(f) for f in volume_frames("s", kind, 3, restored)]
+    return [bytes(f) for f in volume_frames("s", kind, Numbered(3, restored))]
 
 
 @given(

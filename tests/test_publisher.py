@@ -3,7 +3,8 @@
 import json
 import threading
 import time
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -21,8 +22,13 @@ from live_restore.client import (
     VolumeMessage,
 )
 from live_restore.errors import ProtocolError, SinkError
-from live_restore.profile import PublishSettings
+from live_restore.profile import PublishSettings, SimulatedSource
+from live_restore.sinks import publisher as publisher_module
+from live_restore.sinks import streams as streams_module
+from live_restore.sinks.control_port import ControlPort
 from live_restore.sinks.publisher import Publisher
+from live_restore.sinks.streams import Numbered, Streams
+from live_restore.sources.simulated import simulated_microscope
 from live_restore.volume import AcquisitionEnd, Skipped, VolumeKey
 from tests.conftest import make_info, make_restored, make_volume, wait_for
 
@@ -358,3 +364,166 @@ def test_publishing_from_two_threads_loses_nothing(endpoints):
             thread.join()
     for channel in ("a", "b"):
         assert [m.header.sequence for m in got if m.header.channel == channel] == list(range(20))
+
+
+def test_clients_that_never_read_their_replies_hold_few_volumes(endpoints, monkeypatch):
+    """48 clients ask for 8 volumes each; what they don't read may not keep all that ever was."""
+    answered, made = [], []
+    answer = ControlPort.answer
+    monkeypatch.setattr(
+        ControlPort, "answer", lambda self, socket: (answer(self, socket), answered.append(1))[0]
+    )
+    ask = json.dumps({"get": "latest", "channel": "DAPI"}).encode()
+    with publishing(endpoints, history_mb=32) as publisher, zmq.Context() as context:
+        clients = []
+        for number in range(16):
+            one = make_restored(make_volume(np.zeros((16, 512, 512), "u2"), number))  # 2 x 8 MiB
+            made.append(weakref.ref(one.data))
+            publisher.send(one)
+            del one
+            for _ in range(3):
+                client = context.socket(zmq.DEALER)
+                client.linger, client.rcvhwm = 0, 1
+                client.setsockopt(zmq.RCVBUF, 4096)
+                client.connect(endpoints[1])
+                for _ in range(8):
+                    client.send(ask)
+                clients.append(client)
+            wait_for(lambda: len(answered) >= 8 * len(clients), "all to be answered")
+        # Two of the history, and twice its 32 MiB of 8 MiB each for those who don't read.
+        assert sum(data() is not None for data in made) <= 2 + 8
+        with Control(endpoints[1]) as control:
+            assert control.status()["session"] == publisher.session
+        for client in clients:
+            client.close()
+
+        def is_served():
+            with Control(endpoints[1]) as control, suppress(ProtocolError):
+                return control.latest("DAPI").header.time == 15
+
+        wait_for(is_served, "room for those who read, once the others are gone")
+
+
+def test_a_client_that_reads_is_served_beside_those_that_do_not(endpoints):
+    ask = json.dumps({"get": "latest", "channel": "DAPI"}).encode()
+    with (
+        publishing(endpoints) as publisher,
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as stalled,
+    ):
+        publisher.send(make_restored(make_volume(np.zeros((8, 512, 512), "u2"))))
+        stalled.linger, stalled.rcvhwm = 0, 1
+        stalled.setsockopt(zmq.RCVBUF, 4096)
+        stalled.connect(endpoints[1])
+        for _ in range(50):
+            stalled.send(ask)
+        with Control(endpoints[1]) as control:
+            for _ in range(10):
+                assert control.latest("DAPI").data.shape == (8, 512, 512)
+        told = []
+        while len(told) < 50:
+            assert stalled.poll(10_000)
+            topic, body, *_ = stalled.recv_multipart()
+            told.append(topic if topic != b"error/" else json.loads(body)["message"])
+            if len(told) > 2 and isinstance(told[-1], str):
+                break
+        assert "read the 2 volumes first" in told[-1]
+
+
+def test_messages_that_are_no_subscriptions_leave_viewers_alone(endpoints):
+    with (
+        publishing(endpoints) as publisher,
+        Subscriber(endpoints[0]) as viewer,
+        zmq.Context() as context,
+        context.socket(zmq.XSUB) as hostile,
+    ):
+        wait_for_viewers(publisher, 1)
+        hostile.linger = 0
+        hostile.connect(endpoints[0])
+        for first in range(2, 256):
+            hostile.send(bytes([first]) + b"volume/restored/")
+        hostile.send(b"\x01mine/")
+        wait_for(lambda: publisher.viewers and b"mine/" in publisher._subscriptions, "all of it")
+        publisher.send(make_restored())
+        assert next(viewer.volumes(5)).header.sequence == 0
+
+
+def test_more_different_subscriptions_than_are_kept_lose_nobody_a_volume(endpoints, monkeypatch):
+    monkeypatch.setattr(publisher_module, "_MOST_PREFIXES", 50)
+    with (
+        publishing(endpoints) as publisher,
+        zmq.Context() as context,
+        context.socket(zmq.SUB) as many,
+    ):
+        many.linger = 0
+        many.connect(endpoints[0])
+        for number in range(200):
+            many.subscribe(f"nothing/{number}/")
+        wait_for(lambda: publisher.viewers == 0 and len(publisher._subscriptions) >= 50, "them")
+        with Subscriber(endpoints[0]) as viewer:
+            wait_for(lambda: viewer.receive(0.1), "a heartbeat")
+            publisher.send(make_restored())
+            assert next(viewer.volumes(5)).header.sequence == 0
+        assert len(publisher._subscriptions) <= 50
+
+
+def test_a_heartbeat_names_the_topics_that_were_published_last(endpoints, monkeypatch):
+    monkeypatch.setattr(publisher_module, "_MOST_TOPICS", 3)
+    with publishing(endpoints) as publisher, Subscriber(endpoints[0]) as viewer:
+        wait_for_viewers(publisher, 1)
+        for number in (*range(9), 7):
+            publisher.send(make_restored(make_volume(channel=f"c{number}")))
+        assert publisher._sent == {f"volume/restored/0/c{n}/": n == 7 for n in (6, 8, 7)}
+        assert len(list(viewer.volumes(1))) == 10
+
+
+def test_streams_that_are_numbered_are_bounded(monkeypatch):
+    monkeypatch.setattr(streams_module, "_MOST_STREAMS", 10)
+    streams = Streams(10**9)
+    numbers = [
+        streams.keep(make_restored(make_volume(channel=f"c{n % 11 if n < 22 else 5}"))).sequence
+        for n in range(25)
+    ]
+    assert len(streams.catalog()) == 10
+    assert numbers == [0] * 22 + [1, 2, 3]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+def test_sampled_percentiles_agree_with_exact_ones(dtype):
+    """Off by less than 2 % of the range that they span: contrast doesn't show it."""
+    microscope = simulated_microscope(SimulatedSource(kind="simulated", shape_zyx=(16, 256, 256)))
+    for channel in ("microtubules", "nuclei"):
+        stack = microscope.stack(0, channel)
+        data = np.clip(stack, 0, 255).astype(dtype) if dtype == "u1" else stack.astype(dtype)
+        low, high = np.percentile(data, [0.1, 99.9])
+        got = Numbered(0, make_restored(make_volume(data))).statistics("raw")
+        assert abs(got.p0_1 - low) <= max(1.0, 0.02 * (high - low))
+        assert abs(got.p99_9 - high) <= max(1.0, 0.02 * (high - low))
+        assert (got.min, got.max) == (data.min(), data.max())
+
+
+def test_statistics_are_measured_once_per_volume_and_kind(endpoints, monkeypatch):
+    measured = []
+    measure = streams_module._measured
+    monkeypatch.setattr(
+        streams_module, "_measured", lambda data: measured.append(data) or measure(data)
+    )
+    one = make_restored()
+    with (
+        publishing(endpoints) as publisher,
+        Control(endpoints[1]) as control,
+        Subscriber(endpoints[0]) as volumes,
+        Subscriber(endpoints[0], family="announce") as told,
+        Subscriber(endpoints[0], family="preview") as previews,
+    ):
+        wait_for_viewers(publisher, 3)
+        publisher.send(one)
+        for _ in range(3):
+            restored, raw = control.latest("DAPI"), control.latest("DAPI", kind="raw")
+        assert [id(data) for data in measured] == [id(one.data), id(one.raw.data)]
+        assert restored.header.statistics.max == one.data.max()
+        assert raw.header.statistics.max == one.raw.data.max()
+        heard = next(volumes.volumes(5))
+        assert heard.header.statistics == restored.header.statistics
+        assert told.receive(5) is not None
+        assert previews.receive(5) is not None

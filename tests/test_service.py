@@ -80,7 +80,7 @@ def run(monkeypatch, tiny_model, tmp_path):
 
     def run(sinks, restorer=None, source=None, during=None, **settings):
         profile = parse_profile(profile_text(tiny_model, **settings), tmp_path / "p.toml")
-        monkeypatch.setattr(service_module, "open_sinks", lambda profile, commands: sinks)
+        monkeypatch.setattr(service_module, "open_sinks", lambda *_: sinks)
         monkeypatch.setattr(reloading, "open_restorer", lambda settings: restorer or FakeRestorer())
         if source:
             monkeypatch.setattr(service_module, "open_source", lambda profile, ledger: source)

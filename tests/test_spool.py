@@ -29,7 +29,7 @@ def test_a_volume_comes_back_from_disk_as_it_was(spool, dtype):
     kept = spool.keep(volume)
     back = kept.load()
     assert kept.key == volume.key
-    assert kept.nbytes == 0
+    assert kept.held_nbytes == 0
     assert back.data.dtype == volume.data.dtype
     assert not back.data.flags.writeable
     np.testing.assert_array_equal(back.data, volume.data)

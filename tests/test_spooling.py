@@ -56,9 +56,7 @@ def serve(tmp_path, monkeypatch):
             tmp_path / "p.toml",
         )
         collector = Collector()
-        monkeypatch.setattr(
-            service_module, "open_sinks", lambda profile, commands: {"a": collector}
-        )
+        monkeypatch.setattr(service_module, "open_sinks", lambda *_: {"a": collector})
         monkeypatch.setattr(reloading, "open_restorer", lambda settings: restorer)
         monkeypatch.setattr(service_module, "open_source", lambda profile, ledger: source)
         service = Service(profile)

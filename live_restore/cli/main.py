@@ -30,6 +30,7 @@ from live_restore.cli import (
     train,
 )
 from live_restore.errors import LiveRestoreError, ProfileError
+from live_restore.log_limit import RepeatLimit
 
 __all__ = ["build_parser", "main"]
 
@@ -86,8 +87,10 @@ def _say(error: Exception) -> None:
 
 
 def _configure_logging(is_verbose: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RepeatLimit())  # nobody may fill the disk by what is told of his messages
     logging.basicConfig(
-        stream=sys.stderr,
+        handlers=[handler],
         level=logging.DEBUG if is_verbose else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(message)s",
         datefmt="%H:%M:%S",

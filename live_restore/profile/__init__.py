@@ -18,6 +18,7 @@ from live_restore.profile.sources import (
 )
 from live_restore.profile.tables import (
     LedgerSettings,
+    MetricsSettings,
     ModelSettings,
     Profile,
     PublishSettings,
@@ -32,6 +33,7 @@ __all__ = [
     "FolderSource",
     "IngestSource",
     "LedgerSettings",
+    "MetricsSettings",
     "MicroManagerSource",
     "ModelSettings",
     "Profile",

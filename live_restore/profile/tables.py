@@ -20,6 +20,7 @@ from live_restore.profile.sources import FolderSource, SourceSettings
 
 __all__ = [
     "LedgerSettings",
+    "MetricsSettings",
     "ModelSettings",
     "Profile",
     "PublishSettings",
@@ -95,6 +96,13 @@ class LedgerSettings(Table):
     computer."""
 
 
+class MetricsSettings(Table):
+    """Numbers for Prometheus, over HTTP; needs the extra "metrics"."""
+
+    port: int = Field(5559, ge=1, le=65535)
+    """On 127.0.0.1: other PCs get them through what collects them here, or an SSH tunnel."""
+
+
 class StackSettings(Table):
     """When a z-stack counts as whole."""
 
@@ -104,7 +112,8 @@ class StackSettings(Table):
     """What becomes of a stack that was given up: only reported, with what is missing, or restored
     all the same; the planes that are missing are then zero, and named in the header."""
     memory_mb: PositiveInt = 2048
-    """Unfinished stacks; beyond it the oldest is given up."""
+    """Unfinished stacks; beyond it the oldest is given up. A stack that alone is larger is skipped, unless it
+    comes from a folder."""
 
 
 class Profile(Table):
@@ -124,6 +133,8 @@ class Profile(Table):
     """What waits in between."""
     ledger: LedgerSettings = LedgerSettings()
     """What became of each volume."""
+    metrics: MetricsSettings | None = None
+    """Numbers for Prometheus; none are served without it."""
 
     @model_validator(mode="after")
     def _written_outside_the_watched_folder(self) -> Profile:

@@ -22,14 +22,15 @@ from pydantic import BaseModel
 from live_restore import messages, protocol
 from live_restore.authentication import Authentication
 from live_restore.compression import can_compress
-from live_restore.errors import LiveRestoreError, ProtocolError, SinkError
+from live_restore.errors import ProtocolError, SinkError
 from live_restore.interfaces import Item
 from live_restore.keys import open_key_folder
 from live_restore.messages import Family, Kind
 from live_restore.profile import PublishSettings
 from live_restore.protocol import Frame, topic_of
+from live_restore.sinks.control_port import NOT_COMPRESSED, ControlPort
 from live_restore.sinks.streams import Streams
-from live_restore.sinks.volume_frames import described, frames_of, start_header, volume_frames
+from live_restore.sinks.volume_frames import described, frames_of, start_header
 from live_restore.volume import (
     AcquisitionEnd,
     AcquisitionInfo,
@@ -50,10 +51,14 @@ _PACE_S = 0.01
 _HEARTBEAT_S = 1.0
 _KINDS: tuple[Kind, ...] = ("restored", "raw")
 _FAMILIES: tuple[Family, ...] = ("announce", "volume", "compressed", "preview")
-_NOT_COMPRESSED = (
-    'this daemon can\'t compress; install it there: pip install "live-restore[compression]"'
-)
-_LARGEST_REQUEST = 64 * 1024  # bytes
+_DATA_OPTIONS: dict[int, int] = {
+    zmq.XPUB_VERBOSER: 1,  # reports every subscription, so that viewers can be counted
+    zmq.MAXMSGSIZE: 8192,  # bytes of a subscription
+}
+_HANDSHAKE_MS = 5000  # a connection that doesn't speak ZeroMQ is closed after it
+_CHANGES = {b"\x01": 1, b"\x00": -1}  # other messages than subscriptions say nothing
+_MOST_PREFIXES = 4096  # different ones that viewers subscribe to; beyond it everything is sent
+_MOST_TOPICS = 2048  # in a heartbeat
 
 
 class Publisher:
@@ -82,7 +87,7 @@ class Publisher:
         self._encodings = ("raw", "blosc2") if can_compress() else ("raw",)
         self._streams = Streams(settings.history_mb * 2**20)
         self._subscriptions: dict[bytes, int] = {}
-        self._sent: dict[str, int] = {}  # last sequence of each topic
+        self._sent: dict[str, int] = {}  # last sequence of each topic; the last published is last
         self._skipped = 0
         self._source = ""  # what it is doing
         self._running: dict[str, None] = {}  # an ordered set of acquisitions
@@ -98,13 +103,18 @@ class Publisher:
         )
         try:
             self._doorman.__enter__()
-            # XPUB_VERBOSER reports every subscription, so that viewers can be counted.
-            self._data = self._bind(zmq.XPUB, self._settings.endpoint, {zmq.XPUB_VERBOSER: 1})
+            self._data = self._bind(zmq.XPUB, self._settings.endpoint, _DATA_OPTIONS)
             self._control: zmq.Socket[bytes] | None = None
             if self._settings.control is not None:
-                self._control = self._bind(
-                    zmq.ROUTER, self._settings.control, {zmq.MAXMSGSIZE: _LARGEST_REQUEST}
-                )
+                self._control = self._bind(zmq.ROUTER, self._settings.control, ControlPort.options)
+            self._answering = ControlPort(
+                self.session,
+                self._streams,
+                self._encodings,
+                self._commands,
+                self._doorman,
+                self._status,
+            )
             self._closing = self._context.socket(zmq.PAIR)
             self._closing.bind("inproc://closing")
         except BaseException:
@@ -140,6 +150,20 @@ class Publisher:
             for topic, count in tuple(self._subscriptions.items())
             if any(_concerns(topic, family) for family in families)
         )
+
+    @property
+    def num_refused(self) -> int:
+        """Messages on the control port that were no requests."""
+        return self._answering.num_refused
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "session": self.session,
+            "at": utc_now().isoformat(),
+            "viewers": self.viewers,
+            "source": self._source,
+            "encodings": self._encodings,
+        }
 
     def send(self, item: Item) -> None:
         """Publish one item to whoever subscribed; never waits.
@@ -188,6 +212,7 @@ class Publisher:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
         # Only for sending: a receiving bound on an XPUB socket loses viewers' subscriptions.
         socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
         socket.copy_threshold = 0  # each message is tracked, so none is copied
         for option, value in options.items():
             socket.setsockopt(option, value)
@@ -204,11 +229,10 @@ class Publisher:
 
     def _publish_volume(self, restored: Restored) -> None:
         self._read_subscriptions()
-        sequence = self._streams.keep(restored)
+        numbered = self._streams.keep(restored)
         for kind in _KINDS:
             topics = {
-                family: topic_of(f"{family}/{kind}", restored.key.position, restored.key.channel)
-                for family in _FAMILIES
+                family: topic_of(f"{family}/{kind}", *numbered.stream) for family in _FAMILIES
             }
             wanted = {f: topic for f, topic in topics.items() if self._is_wanted(topic)}
             if "compressed" in wanted and "blosc2" not in self._encodings:
@@ -216,12 +240,15 @@ class Publisher:
                 self._tell_not_compressed()
             if not wanted:
                 continue
-            header, data = described(self.session, kind, sequence, restored)
+            header = described(self.session, kind, numbered)
             for family, topic in wanted.items():
-                frames = frames_of(family, topic, header, data)
+                frames = frames_of(family, topic, header, numbered.data(kind))
                 with self._lock:
                     self._send(frames)
-                    self._sent[topic] = sequence
+                    self._sent.pop(topic, None)
+                    self._sent[topic] = numbered.sequence
+                    if len(self._sent) > _MOST_TOPICS:
+                        del self._sent[next(iter(self._sent))]
 
     def _publish(self, topic: str, header: BaseModel) -> None:
         with self._lock:
@@ -260,21 +287,23 @@ class Publisher:
     def _tell_not_compressed(self) -> None:
         if not self._has_told_not_compressed:
             self._has_told_not_compressed = True
-            logger.warning("a viewer asks for compressed volumes: %s", _NOT_COMPRESSED)
+            logger.warning("a viewer asks for compressed volumes: %s", NOT_COMPRESSED)
 
     def _is_wanted(self, topic: str) -> bool:
+        if len(self._subscriptions) >= _MOST_PREFIXES:
+            return True  # not all are known; ZeroMQ sends nobody what he didn't ask for
         return any(topic.encode().startswith(prefix) for prefix in tuple(self._subscriptions))
 
     def _read_subscriptions(self) -> None:
         with self._lock:
             while self._data.poll(0):
                 message = self._data.recv()
-                change, prefix = message[:1], message[1:]
-                count = self._subscriptions.get(prefix, 0) + (1 if change == b"\x01" else -1)
-                if count > 0:
-                    self._subscriptions[prefix] = count
-                else:
+                change, prefix = _CHANGES.get(message[:1], 0), message[1:]
+                count = self._subscriptions.get(prefix, 0) + change
+                if count <= 0:
                     self._subscriptions.pop(prefix, None)
+                elif prefix in self._subscriptions or len(self._subscriptions) < _MOST_PREFIXES:
+                    self._subscriptions[prefix] = count
 
     def _serve(self) -> None:
         """The port thread: heartbeats, and answers on the control port."""
@@ -293,73 +322,7 @@ class Publisher:
             if self._closing in ready:
                 return
             if self._control is not None and self._control in ready:
-                self._answer(self._control)
-
-    def _answer(self, control: zmq.Socket[bytes]) -> None:
-        """One request; a bad one gets a refusal, and never an exception."""
-        first, *request = control.recv_multipart(copy=False)
-        identity = first.bytes
-        try:
-            frames = self._reply(request[-1] if request else first)
-        except ProtocolError as error:
-            frames = self._refusal("bad_request", str(error))
-        except LiveRestoreError as error:
-            frames = self._refusal("refused", str(error))
-        except Exception as error:
-            logger.exception("control request failed")
-            frames = self._refusal("internal", f"{type(error).__name__}: {error}")
-        # REQ clients send an empty delimiter and want it back; DEALER clients need none.
-        delimiter: list[Frame] = [b""] if len(request) > 1 else []
-        try:
-            control.send_multipart([identity, *delimiter, *frames], zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            logger.debug("a control client doesn't read its replies: this one is dropped")
-
-    def _reply(self, frame: zmq.Frame) -> list[Frame]:
-        request = protocol.parse_request(frame.bytes)
-        if isinstance(request, messages.Command):
-            return self._obey(request, frame)
-        if request.get == "catalog":
-            return _json("catalog/", {"session": self.session, "streams": self._streams.catalog()})
-        if request.get == "status":
-            status = {
-                "session": self.session,
-                "at": utc_now().isoformat(),
-                "viewers": self.viewers,
-                "source": self._source,
-                "encodings": self._encodings,
-            }
-            return _json("status/", status)
-        if request.encoding not in self._encodings:
-            return self._refusal("refused", _NOT_COMPRESSED)
-        stream = (request.position, request.channel)
-        wanted = request.sequence if request.get == "sequence" else None
-        found = self._streams.find(stream, wanted)
-        if found is None:
-            held = self._streams.held(stream)
-            what = "latest" if wanted is None else f"sequence {wanted}"
-            return self._refusal("not_held", f"{what} of {stream} isn't held (any more)", held)
-        return volume_frames(self.session, request.kind, *found, request.encoding)
-
-    def _obey(self, command: messages.Command, frame: zmq.Frame) -> list[Frame]:
-        if not self._doorman.is_operator(frame):
-            return self._refusal(
-                "not_authorised",
-                f"{command.do}: only an operator's key may give commands, to a daemon with keys "
-                "(live-restore keys); otherwise stop or reload it where it was started",
-            )
-        if command.do not in self._commands:
-            return self._refusal("refused", f"{command.do}: this program can't do it")
-        logger.info("%s, as commanded on the control port", command.do)
-        words = self._commands[command.do]()
-        reply = messages.CommandReply(session=self.session, did=command.do, message=words)
-        return protocol.encode("done/", reply)
-
-    def _refusal(self, code: str, message: str, held: tuple[int, ...] = ()) -> list[Frame]:
-        reply = messages.ErrorReply.model_validate(
-            {"session": self.session, "code": code, "message": message, "held": held}
-        )
-        return protocol.encode("error/", reply)
+                self._answering.answer(self._control)
 
 
 def _is_sent(message: zmq.MessageTracker, patience_s: float) -> bool:
@@ -373,7 +336,3 @@ def _is_sent(message: zmq.MessageTracker, patience_s: float) -> bool:
 
 def _concerns(prefix: bytes, topic: bytes) -> bool:
     return topic.startswith(prefix) or prefix.startswith(topic)
-
-
-def _json(topic: str, body: dict[str, Any]) -> list[Frame]:
-    return [topic.encode(), protocol.to_json(body)]

@@ -131,7 +131,8 @@ def output_path(key: VolumeKey, info: AcquisitionInfo) -> Path:
     file per volume; position, time and channel appear where there is more than one, or one that
     wasn't announced.
     """
-    acquisition = Path(*(_safe(part) for part in PurePosixPath(key.acquisition).parts))
+    names = PurePosixPath(key.acquisition).parts or ("_",)  # "." has none
+    acquisition = Path(*(_safe(part) for part in names))
     # Where nobody planned ahead, others may follow those that are known so far.
     is_open = info.num_times is None
     parts = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = ["Assembler", "Settled"]
 logger = logging.getLogger(__name__)
 
 _REMEMBERED_VOLUMES = 10_000
+_MOST_OPEN = 20_000  # unfinished volumes, which take memory even when they are of one voxel
 
 Settled = Volume | Skipped
 """What became of the planes of a volume."""
@@ -30,13 +31,18 @@ class _Open:
 
     info: AcquisitionInfo
     data: NDArray[Any]
-    missing: set[int]
+    came: NDArray[np.bool_]  # (Z,)
+    num_missing: int
     touched_s: float
     received_at: datetime
     acquired_at: datetime | None = None
     exposure_ms: float | None = None
     is_live: bool = False
-    wrong: list[str] = field(default_factory=list)
+    wrong: str | None = None  # what was first
+
+    @property
+    def missing(self) -> list[int]:
+        return [int(z) for z in np.flatnonzero(~self.came)]
 
 
 class Assembler:
@@ -50,6 +56,9 @@ class Assembler:
     ----------
     memory_bytes : int
         Bound on unfinished volumes; the one that waited longest for a plane is given up beyond it.
+    largest_bytes : int, optional
+        A volume that alone is larger is reported as skipped and takes no room; without it, it is
+        taken when it is the only one.
     timeout_s : float
         A volume that lacks planes and got none for so long is given up by `give_up_overdue`.
     restores_partial : bool
@@ -58,14 +67,30 @@ class Assembler:
     """
 
     def __init__(
-        self, memory_bytes: int = 2**31, timeout_s: float = 300.0, restores_partial: bool = False
+        self,
+        memory_bytes: int = 2**31,
+        timeout_s: float = 300.0,
+        restores_partial: bool = False,
+        largest_bytes: int | None = None,
     ) -> None:
         self._memory = memory_bytes
+        self._largest = largest_bytes
         self._timeout_s = timeout_s
         self._restores_partial = restores_partial
         self._infos: dict[str, AcquisitionInfo] = {}
         self._open: dict[VolumeKey, _Open] = {}  # the one touched last is last
         self._closed: dict[VolumeKey, None] = {}  # an ordered set of volumes that are over
+        self._nbytes = 0
+
+    @property
+    def num_open(self) -> int:
+        """Volumes that still lack planes."""
+        return len(self._open)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of them."""
+        return self._nbytes
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -90,19 +115,32 @@ class Assembler:
         settled: list[Settled] = []
         volume = self._open.pop(plane.key, None)
         if volume is None:
-            volume = self._begin(plane, info)
-            settled += self._make_room(volume.data.nbytes)
+            info = self._followed(plane, info)
+            if refusal := self._refusal(info):
+                self._close(plane.key)
+                return [Skipped(plane.key, refusal, cause="too_large")]
+            settled += self._make_room(info.volume_nbytes)
+            try:
+                volume = _begin(plane, info)
+            except (MemoryError, ValueError) as error:
+                self._close(plane.key)
+                reason = f"{_told(info)}: there is no memory for it ({error})"
+                return [*settled, Skipped(plane.key, reason, cause="too_large")]
+            self._nbytes += volume.data.nbytes
         self._open[plane.key] = volume
         _put(volume, plane)
-        if not volume.missing:
+        if not volume.num_missing:
             settled.append(self._finish(plane.key))
         return settled
 
     def give_up_overdue(self) -> Iterator[Settled]:
         """Give up the volumes that waited for a plane for too long."""
         limit = time.monotonic() - self._timeout_s
-        for key in [key for key, volume in self._open.items() if volume.touched_s < limit]:
-            yield self._give_up(key, f"no plane for {self._timeout_s:g} s: ")
+        while self._open:
+            longest = next(iter(self._open))
+            if self._open[longest].touched_s >= limit:
+                return
+            yield self._give_up(longest, f"no plane for {self._timeout_s:g} s: ")
 
     def end(self, acquisition: str) -> list[Settled]:
         """The acquisition is over: what of it still lacks planes is given up."""
@@ -113,8 +151,8 @@ class Assembler:
             del self._closed[key]
         return settled
 
-    def _begin(self, plane: Plane, info: AcquisitionInfo) -> _Open:
-        """A volume as its first plane is, which may differ from what was announced."""
+    def _followed(self, plane: Plane, info: AcquisitionInfo) -> AcquisitionInfo:
+        """The acquisition as a volume's first plane is, which may differ from what was announced."""
         nz, shape, dtype = info.shape_zyx[0], plane.data.shape, plane.data.dtype
         if len(shape) == 2 and (shape != info.shape_zyx[1:] or dtype != info.dtype):
             logger.warning(
@@ -127,49 +165,79 @@ class Assembler:
             )
             info = replace(info, shape_zyx=(nz, shape[0], shape[1]), dtype=dtype)
             self._infos[info.acquisition] = info
-        return _Open(
-            info=info,
-            data=np.zeros(info.shape_zyx, dtype=info.dtype),
-            missing=set(range(nz)),
-            touched_s=time.monotonic(),
-            received_at=plane.received_at,
+        return info
+
+    def _refusal(self, info: AcquisitionInfo) -> str | None:
+        """Why a volume can't be waited for, however much else is given up."""
+        nbytes = info.volume_nbytes
+        if self._largest is None or nbytes <= self._largest:
+            return None
+        return (
+            f"{_told(info)}: more than the {self._largest >> 20} MiB that unfinished stacks may "
+            f"take; set memory_mb in [stacks] to {(nbytes >> 20) + 1} or more"
         )
 
     def _finish(self, key: VolumeKey) -> Settled:
         volume = self._open[key]
         if volume.wrong:
             return self._give_up(key)
-        del self._open[key]
-        self._close(key)
+        self._remove(key)
         return _volume(key, volume)
 
     def _make_room(self, nbytes: int) -> list[Settled]:
         given_up: list[Settled] = []
-        held = sum(volume.data.nbytes for volume in self._open.values())
-        while self._open and held + nbytes > self._memory:
+        while self._open and (
+            self._nbytes + nbytes > self._memory or len(self._open) >= _MOST_OPEN
+        ):
             longest = next(iter(self._open))
-            held -= self._open[longest].data.nbytes
             given_up.append(self._give_up(longest, "given up to bound memory: "))
         return given_up
 
     def _give_up(self, key: VolumeKey, why: str = "") -> Settled:
-        volume = self._open.pop(key)
-        self._close(key)
+        volume = self._remove(key)
         if volume.wrong:
-            return Skipped(key, why + volume.wrong[0])
+            return Skipped(key, why + volume.wrong, cause="mismatch")
         total = volume.data.shape[0]
-        missing = sorted(volume.missing)
+        missing = volume.missing
         listed = ", ".join(str(z) for z in missing[:8]) + (", …" if len(missing) > 8 else "")
         reason = f"{why}{len(missing)} of {total} planes are missing: {listed}"
         if not self._restores_partial:
-            return Skipped(key, reason)
+            return Skipped(key, reason, cause="incomplete")
         logger.warning("%s: %s; restored all the same", key, reason)
         return _volume(key, volume)
+
+    def _remove(self, key: VolumeKey) -> _Open:
+        volume = self._open.pop(key)
+        self._nbytes -= volume.data.nbytes
+        self._close(key)
+        return volume
 
     def _close(self, key: VolumeKey) -> None:
         self._closed[key] = None
         if len(self._closed) > _REMEMBERED_VOLUMES:
             del self._closed[next(iter(self._closed))]
+
+
+def _told(info: AcquisitionInfo) -> str:
+    return f"a stack of {info.shape_zyx} {info.dtype} is {info.volume_nbytes >> 20} MiB"
+
+
+def _begin(plane: Plane, info: AcquisitionInfo) -> _Open:
+    """A volume without planes yet.
+
+    Raises
+    ------
+    MemoryError, ValueError
+        There is no such array.
+    """
+    return _Open(
+        info=info,
+        data=np.zeros(info.shape_zyx, dtype=info.dtype),
+        came=np.zeros(info.shape_zyx[0], dtype=np.bool_),
+        num_missing=info.shape_zyx[0],
+        touched_s=time.monotonic(),
+        received_at=plane.received_at,
+    )
 
 
 def _put(volume: _Open, plane: Plane) -> None:
@@ -181,14 +249,17 @@ def _put(volume: _Open, plane: Plane) -> None:
     if problem:
         if not volume.wrong:
             logger.warning("%s: %s", plane.key, problem)
-        volume.wrong.append(problem)
-    elif plane.z not in volume.missing:
+            volume.wrong = problem
+        if not 0 <= plane.z < volume.data.shape[0]:
+            return
+    elif volume.came[plane.z]:
         logger.warning("%s plane %d: came twice, the first is kept", plane.key, plane.z)
     else:
         volume.data[plane.z] = plane.data
         volume.acquired_at = volume.acquired_at or plane.acquired_at
         volume.exposure_ms = volume.exposure_ms or plane.exposure_ms
-    volume.missing.discard(plane.z)
+    volume.num_missing -= not volume.came[plane.z]
+    volume.came[plane.z] = True
 
 
 def _volume(key: VolumeKey, volume: _Open) -> Volume:
@@ -201,7 +272,7 @@ def _volume(key: VolumeKey, volume: _Open) -> Volume:
         received_at=volume.received_at,
         received_s=volume.touched_s,
         exposure_ms=volume.exposure_ms,
-        missing=tuple(sorted(volume.missing)),
+        missing=tuple(volume.missing),
         is_live=volume.is_live,
     )
 

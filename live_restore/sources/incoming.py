@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -26,8 +25,11 @@ __all__ = ["Defaults", "Incoming"]
 logger = logging.getLogger(__name__)
 
 _LATEST_STACKS = 64  # that are looked at to learn how many planes stacks have
-_HELD_OVERHEAD = 2048  # bytes, of a plane beside its pixels
+_HELD_OVERHEAD = 4096  # bytes, of a plane beside its pixels
+_COPIED_BYTES = 2**16  # a smaller plane held back would keep the larger piece it was received in
 _MOST_AT_ONCE = 64  # acquisitions; beyond it the quietest is taken for ended
+_NAMES_BYTES = 2**25  # of positions and channels, of all acquisitions; likewise
+_REMEMBERED_NAMES = 10_000  # an acquisition of an older one's name is taken for that one
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,9 @@ class _Acquisition:
     heard_s: float
     info: AcquisitionInfo | None = None
     held: list[Plane] = field(default_factory=list)
-    headers: list[PlaneHeader] = field(default_factory=list)
+    header: PlaneHeader | None = None  # the last one, until it is announced
     stacks: _Stacks = field(default_factory=lambda: _Stacks())
+    names_nbytes: int = 0
     num_planes: int = 0
     is_refused: bool = False
 
@@ -86,12 +89,14 @@ class _Stacks:
     def __init__(self) -> None:
         self.has_two_planes = False
         self._planes: dict[VolumeKey, set[int]] = {}
+        self._last: dict[VolumeKey, int] = {}
         self._times: dict[tuple[str, str, int], int] = {}
         self._last_z = 0
 
     def forget(self) -> None:
         """Planes are missing: stacks until here may seem whole and not be."""
         self._planes.clear()
+        self._last.clear()
         self._times.clear()
         self._last_z = 0
 
@@ -102,11 +107,12 @@ class _Stacks:
         is_again = self._times.get(place, key.time) != key.time
         num_slices = None
         if is_again or z < self._last_z:
-            latest = islice(reversed(self._planes.values()), _LATEST_STACKS)
-            whole = (max(zs) + 1 for zs in latest if len(zs) == max(zs) + 1)
+            latest = islice(reversed(self._planes.items()), _LATEST_STACKS)
+            whole = (len(zs) for one, zs in latest if len(zs) == self._last[one] + 1)
             num_slices = max(whole, default=None)
         zs = self._planes.setdefault(key, set())
         zs.add(z)
+        self._last[key] = max(z, self._last.get(key, 0))
         self.has_two_planes |= len(zs) > 1
         self._times[place] = key.time
         self._last_z = z
@@ -125,7 +131,7 @@ class Incoming:
     def __init__(self, defaults: Defaults | None = None) -> None:
         self._defaults = defaults or Defaults()
         self._running: dict[tuple[str, str], _Acquisition] = {}
-        self._names: Counter[str] = Counter()
+        self._names: dict[str, int] = {}  # how often each came; the one that came last is last
         self._next_number: dict[str, int] = {}
         self._held_bytes = 0
 
@@ -148,6 +154,8 @@ class Incoming:
         if num_missed:
             one.stacks.forget()
         plane = _plane(one.name, header, data)
+        if one.info is None:
+            yield from self._make_room_for_names(identity, header)
         if one.info is not None:
             yield plane
             if one.num_planes == _num_planned(header, one.info):
@@ -171,14 +179,16 @@ class Incoming:
 
     def _hold(self, one: _Acquisition, header: PlaneHeader, plane: Plane) -> Iterator[Event]:
         """Hold planes back until what must be announced is known."""
+        if plane.data.nbytes <= _COPIED_BYTES:
+            plane = replace(plane, data=_copied(plane.data))
         one.held.append(plane)
-        one.headers.append(header)
+        one.header = header
         self._held_bytes += plane.data.nbytes + _HELD_OVERHEAD
         learned = one.stacks.add(plane)
         num_slices = header.num_slices or self._defaults.num_slices or learned
         is_full = self._held_bytes > self._defaults.memory_bytes
-        if num_slices is not None and (is_full or self._is_step_settled(one, num_slices)):
-            yield from self._announce(one, num_slices)
+        if num_slices is not None and (is_full or self._is_step_settled(one, header, num_slices)):
+            yield from self._announce(one, header, num_slices)
             if one.num_planes == _num_planned(header, one.info):
                 yield from self._end((header.sender, header.acquisition), "finished")
         elif is_full:
@@ -190,14 +200,14 @@ class Incoming:
                 one.name,
             )
 
-    def _is_step_settled(self, one: _Acquisition, num_slices: int) -> bool:
+    def _is_step_settled(self, one: _Acquisition, header: PlaneHeader, num_slices: int) -> bool:
         """Senders may learn the distance between planes from a stack's second plane."""
-        known = one.headers[-1].z_step_um or self._defaults.z_step_um
+        known = header.z_step_um or self._defaults.z_step_um
         return bool(known) or num_slices == 1 or one.stacks.has_two_planes
 
-    def _announce(self, one: _Acquisition, num_slices: int) -> Iterator[Event]:
+    def _announce(self, one: _Acquisition, header: PlaneHeader, num_slices: int) -> Iterator[Event]:
         held = list(one.held)
-        info = self._info(one, num_slices)
+        info = self._info(one, header, num_slices)
         one.info = info
         self._release(one)
         yield info
@@ -206,15 +216,17 @@ class Incoming:
     def _release(self, one: _Acquisition) -> None:
         self._held_bytes -= one.held_bytes
         one.held.clear()
-        one.headers.clear()
+        one.header = None
+        one.stacks = _Stacks()
 
     def _end(self, identity: tuple[str, str], reason: str) -> Iterator[Event]:
         one = self._running.pop(identity, None)
         if one is None:
             return
-        if one.info is None and one.held:
-            known = one.headers[-1].num_slices or self._defaults.num_slices
-            yield from self._announce(one, known or max(plane.z for plane in one.held) + 1)
+        if one.info is None and one.header is not None:
+            known = one.header.num_slices or self._defaults.num_slices
+            num_slices = known or max(plane.z for plane in one.held) + 1
+            yield from self._announce(one, one.header, num_slices)
         if one.info is not None:
             yield AcquisitionEnd(one.name, reason)
 
@@ -223,9 +235,24 @@ class Incoming:
             quietest = min(self._running, key=lambda i: self._running[i].heard_s)
             yield from self._end(quietest, "too many acquisitions at once")
 
+    def _make_room_for_names(
+        self, identity: tuple[str, str], header: PlaneHeader
+    ) -> Iterator[Event]:
+        names = (*header.positions, *header.channels)
+        self._running[identity].names_nbytes = sum(64 + len(name) for name in names)
+        held = sum(one.names_nbytes for one in self._running.values())
+        while held > _NAMES_BYTES and len(self._running) > 1:
+            others = (i for i in self._running if i != identity)
+            quietest = min(others, key=lambda i: self._running[i].heard_s)
+            held -= self._running[quietest].names_nbytes
+            yield from self._end(quietest, "too many acquisitions at once")
+
     def _unique(self, name: str) -> str:
-        self._names[name] += 1
-        return name if self._names[name] == 1 else f"{name}~{self._names[name]}"
+        count = self._names.pop(name, 0) + 1
+        self._names[name] = count
+        if len(self._names) > _REMEMBERED_NAMES:
+            del self._names[next(iter(self._names))]
+        return name if count == 1 else f"{name}~{count}"
 
     def _count_missed(self, sender: str, acquisition: str, number: int) -> int:
         """How many planes before this number a sender couldn't send; they are told of."""
@@ -242,8 +269,7 @@ class Incoming:
             )
         return max(0, number - expected)
 
-    def _info(self, one: _Acquisition, num_slices: int) -> AcquisitionInfo:
-        header = one.headers[-1]
+    def _info(self, one: _Acquisition, header: PlaneHeader, num_slices: int) -> AcquisitionInfo:
         return AcquisitionInfo(
             acquisition=one.name,
             shape_zyx=(num_slices, header.shape[0], header.shape[1]),
@@ -251,8 +277,8 @@ class Incoming:
             voxel_size_um=self._defaults.voxel_size_um(
                 header.pixel_size_um, header.z_step_um, num_slices
             ),
-            channels=header.channels or tuple(dict.fromkeys(h.channel for h in one.headers)),
-            positions=header.positions or tuple(dict.fromkeys(h.position for h in one.headers)),
+            channels=header.channels or tuple(dict.fromkeys(p.key.channel for p in one.held)),
+            positions=header.positions or tuple(dict.fromkeys(p.key.position for p in one.held)),
             num_times=header.num_times,
             origin=header.origin,
         )
@@ -264,6 +290,12 @@ def _num_planned(header: PlaneHeader, info: AcquisitionInfo | None) -> int | Non
         return None
     stacks = header.num_times * len(header.channels) * len(header.positions)
     return stacks * info.shape_zyx[0] if header.num_slices else None
+
+
+def _copied(data: NDArray[Any]) -> NDArray[Any]:
+    data = data.copy()
+    data.flags.writeable = False
+    return data
 
 
 def _plane(acquisition: str, header: PlaneHeader, data: NDArray[Any]) -> Plane:

@@ -47,6 +47,11 @@ class Ingest:
     ) -> None:
         self._port.__exit__(kind, error, traceback)
 
+    @property
+    def num_refused(self) -> int:
+        """Messages so far that were none."""
+        return self._port.num_refused
+
     def events(self, stop: StopSignal) -> Generator[Event, None, None]:
         """See `Source.events`."""
         settings = self._settings

@@ -27,6 +27,8 @@ __all__ = ["PlanePort"]
 logger = logging.getLogger(__name__)
 
 _WAITING_PLANES = 16  # in ZeroMQ's own queue; the rest waits at the senders
+_MOST_FRAMES = 3  # topic, header, pixels
+_HANDSHAKE_MS = 5000  # a connection that doesn't speak ZeroMQ is closed after it
 _TELL_REFUSED_EVERY_S = 10.0
 
 
@@ -46,6 +48,8 @@ class PlanePort:
     ----------
     endpoint : str
         With its port, once opened.
+    num_refused : int
+        Messages so far that were none.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class PlanePort:
         self.endpoint = endpoint
         self._only_from = only_from
         self._keys = keys
-        self._refused = 0
+        self.num_refused = 0
         self._next_tell = 0.0
 
     def __enter__(self) -> Self:
@@ -65,6 +69,7 @@ class PlanePort:
         self._planes: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
         self._planes.setsockopt(zmq.RCVHWM, _WAITING_PLANES)
         self._planes.setsockopt(zmq.MAXMSGSIZE, MAX_PLANE_BYTES)
+        self._planes.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
         self._wake_name = f"inproc://{uuid.uuid4().hex}"
         self._woken: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
         self._woken.bind(self._wake_name)
@@ -119,9 +124,11 @@ class PlanePort:
                 return None
             if self._planes not in ready:
                 return None
-            frames = self._planes.recv_multipart(copy=False)
+            frames, count = self._take()
             try:
-                message = decode_plane([frame.buffer for frame in frames])
+                if count > _MOST_FRAMES:
+                    raise ProtocolError(f"expected topic, header and a plane, {count} frames came")
+                message = decode_plane(frames)
             except ProtocolError as error:
                 self._tell_refused(str(error))
             else:
@@ -132,14 +139,25 @@ class PlanePort:
             left_s = deadline - time.monotonic()
         return None
 
+    def _take(self) -> tuple[list[memoryview], int]:
+        """A message's first frames, and how many it has: the others are let go one by one."""
+        frames: list[memoryview] = []
+        count = 0
+        while not count or self._planes.getsockopt(zmq.RCVMORE):
+            frame = self._planes.recv(copy=False)
+            count += 1
+            if count <= _MOST_FRAMES:
+                frames.append(frame.buffer)
+        return frames, count
+
     def _close(self) -> None:
         self._doorman.__exit__(None, None, None)
         self._context.destroy(linger=0)
 
     def _tell_refused(self, why: str) -> None:
-        self._refused += 1
+        self.num_refused += 1
         if time.monotonic() >= self._next_tell:
             self._next_tell = time.monotonic() + _TELL_REFUSED_EVERY_S
             logger.warning(
-                "%s: %d messages refused so far: %s", self.endpoint, self._refused, why[:500]
+                "%s: %d messages refused so far: %s", self.endpoint, self.num_refused, why[:500]
             )
