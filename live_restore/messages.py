@@ -211,7 +211,7 @@ class Heartbeat(_Message):
     at: datetime
     """UTC."""
     sequences: dict[str, int]
-    """Last sequence of each topic."""
+    """Last sequence of each topic; the volumes of all streams are named, whether or not somebody listened."""
     skipped: int = 0
     """Volumes skipped in this session: a viewer that fell behind may have missed being told."""
     running: tuple[str, ...] = ()

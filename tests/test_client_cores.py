@@ -24,7 +24,6 @@ from live_restore.protocol import ReceivedVolume
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TOPIC = "volume/restored/0/c/"
-ANNOUNCED = "announce/restored/0/c/"
 
 
 def header(number=0, session="a", channel="c", backfill=False, **changes):
@@ -203,7 +202,7 @@ def test_a_heartbeat_ahead_tells_of_volumes_that_nothing_followed():
 def test_only_the_topics_that_were_subscribed_to_can_have_gaps():
     core = following(topics=("volume/restored/0/c/",), from_start=True, can_ask=False)
     core.take(heartbeat(4, topic="volume/restored/0/c1/"))
-    core.take(heartbeat(4, topic="announce/restored/0/c/"))
+    core.take(heartbeat(4, topic="preview/restored/0/c/"))
     assert core.missed == 0
 
 
@@ -232,6 +231,15 @@ def test_a_daemon_that_cannot_compress_is_an_error_with_a_remedy():
     core.take(heartbeat(encodings=("raw", "blosc2")))
     with pytest.raises(ProtocolError, match=r"can't compress.*live-restore\[compression\]"):
         core.take(heartbeat())
+
+
+def test_a_heartbeat_names_volumes_that_are_wanted_compressed():
+    core = following(topics=("compressed/restored/",), encoding="blosc2", from_start=True)
+    core.take(heartbeat(0, encodings=("raw", "blosc2")))
+    done = steps(core, lambda request: volume(request["sequence"], encoding=request["encoding"]))
+    assert [(v.topic, v.header.encoding) for v in done if isinstance(v, VolumeMessage)] == [
+        ("compressed/restored/0/c/", "blosc2")
+    ]
 
 
 @given(
@@ -347,7 +355,7 @@ def test_news_that_cannot_be_had_are_dropped_until_there_are_others(reply):
 
 def test_a_heartbeat_tells_of_an_announcement_that_was_lost():
     core = newest()
-    core.take(heartbeat(5, topic=ANNOUNCED))
+    core.take(heartbeat(5))
     assert numbers(steps(core, lambda request: volume(5))) == [5]
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "sequence_request",
     "session_of",
     "stream_of",
+    "told_by",
 ]
 
 Reply = VolumeMessage | dict[str, Any]
@@ -84,6 +85,19 @@ def stream_of(topic: str) -> Stream:
     """The stream of a volume's, announcement's or preview's topic."""
     position, channel = names_in_topic(topic)
     return Stream("raw" if topic.split("/")[1] == "raw" else "restored", position, channel)
+
+
+def told_by(beat: Heartbeat, family: str) -> dict[str, int]:
+    """The last sequence of each stream, by its topic in a family.
+
+    A heartbeat names the volumes of all streams, the topics of other families only where somebody
+    listened.
+    """
+    return {
+        family + topic.removeprefix("volume"): last
+        for topic, last in beat.sequences.items()
+        if topic.startswith("volume/")
+    }
 
 
 def session_of(message: Message | ReceivedVolume) -> str:

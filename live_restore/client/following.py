@@ -13,6 +13,7 @@ from live_restore.client.asks import (
     sequence_request,
     session_of,
     stream_of,
+    told_by,
 )
 from live_restore.errors import NoAnswerError, ProtocolError, RefusedError
 from live_restore.messages import Encoding, Heartbeat, Message, VolumeMessage
@@ -64,6 +65,7 @@ class Following:
         self.missed = 0
         # Announcements and previews are of the present: only volumes are asked for later.
         self._topics = tuple(topic for topic in topics if topic.startswith(_VOLUME_TOPICS))
+        self._family = "volume" if encoding == "raw" else "compressed"
         self._encoding = encoding
         self._can_ask = can_ask
         self._counts_from_zero = from_start
@@ -76,7 +78,7 @@ class Following:
         self._meet(session_of(message))
         if isinstance(message, Heartbeat):
             check_encoding(self._encoding, message)
-            for topic, last in message.sequences.items():
+            for topic, last in told_by(message, self._family).items():
                 if topic.startswith(self._topics):
                     self._expect(topic, last + 1)
         elif isinstance(message, ReceivedVolume):

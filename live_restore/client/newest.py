@@ -16,6 +16,7 @@ from live_restore.client.asks import (
     latest_request,
     session_of,
     stream_of,
+    told_by,
 )
 from live_restore.errors import ProtocolError
 from live_restore.messages import (
@@ -81,7 +82,7 @@ class Newest:
             return
         if isinstance(message, Heartbeat):
             check_encoding(self._encoding, message)
-            for topic, last in message.sequences.items():
+            for topic, last in told_by(message, "announce").items():
                 if topic.startswith(self._topics):
                     self._hear(stream_of(topic), last)
         self._ready.append(message)

@@ -87,7 +87,7 @@ class Publisher:
         self._encodings = ("raw", "blosc2") if can_compress() else ("raw",)
         self._streams = Streams(settings.history_mb * 2**20)
         self._subscriptions: dict[bytes, int] = {}
-        self._sent: dict[str, int] = {}  # last sequence of each topic; the last published is last
+        self._last: dict[str, int] = {}  # sequence of each topic; the last published is last
         self._skipped = 0
         self._source = ""  # what it is doing
         self._running: dict[str, None] = {}  # an ordered set of acquisitions
@@ -238,17 +238,22 @@ class Publisher:
             if "compressed" in wanted and "blosc2" not in self._encodings:
                 del wanted["compressed"]
                 self._tell_not_compressed()
-            if not wanted:
-                continue
-            header = described(self.session, kind, numbered)
+            if wanted:
+                header = described(self.session, kind, numbered)
             for family, topic in wanted.items():
                 frames = frames_of(family, topic, header, numbered.data(kind))
                 with self._lock:
                     self._send(frames)
-                    self._sent.pop(topic, None)
-                    self._sent[topic] = numbered.sequence
-                    if len(self._sent) > _MOST_TOPICS:
-                        del self._sent[next(iter(self._sent))]
+                    self._note(topic, numbered.sequence)
+            with self._lock:  # also where nobody listened: who comes later can ask for it
+                self._note(topics["volume"], numbered.sequence)
+
+    def _note(self, topic: str, sequence: int) -> None:
+        """For heartbeats, under the lock."""
+        self._last.pop(topic, None)
+        self._last[topic] = sequence
+        if len(self._last) > _MOST_TOPICS:
+            del self._last[next(iter(self._last))]
 
     def _publish(self, topic: str, header: BaseModel) -> None:
         with self._lock:
@@ -276,7 +281,7 @@ class Publisher:
             beat = messages.Heartbeat(
                 session=self.session,
                 at=utc_now(),
-                sequences=dict(self._sent),
+                sequences=dict(self._last),
                 skipped=self._skipped,
                 running=tuple(self._running),
                 source=self._source,
