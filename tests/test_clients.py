@@ -11,6 +11,7 @@ import zmq
 from live_restore.keys import KeyFolder
 from live_restore.profile import PublishSettings
 from live_restore.sinks.publisher import Publisher
+from live_restore.sinks.streams import Numbered
 from live_restore.sinks.volume_frames import volume_frames
 from live_restore.volume import AcquisitionEnd, Skipped, VolumeKey
 from tests.client_programs import LANGUAGES, Hostile, Relay, Running, malformed_messages
@@ -190,7 +191,7 @@ def test_who_comes_late_has_the_latest_at_once_and_a_new_session_counts_anew(end
 
 
 def frames_of_volume(number, session="s"):
-    frames = volume_frames(session, "restored", number, make_restored(time=number))
+    frames = volume_frames(session, "restored", Numbered(number, make_restored(time=number)))
     return [bytes(frame) for frame in frames]
 
 
