@@ -13,7 +13,8 @@ from tests.conftest import make_restored, make_volume
 def record(tmp_path, monkeypatch):
     monkeypatch.setattr(record_module, "_REMEMBERED", 5)
     profile = parse_profile(
-        f"[source]\nkind = 'ingest'\n[ledger]\nfolder = '{tmp_path}'\n", tmp_path / "p.toml"
+        f"[source]\nkind = 'folder'\npath = 'today'\n[ledger]\nfolder = '{tmp_path}'\n",
+        tmp_path / "p.toml",
     )
     with open_ledger(profile) as ledger:
         record = Record(ledger, profile)
@@ -22,7 +23,7 @@ def record(tmp_path, monkeypatch):
 
 
 def begin(record, name):
-    volume = make_volume(acquisition=name)
+    volume = make_volume(acquisition=name, origin=f"{name}.tif")
     record.start(volume.info)
     record.seen(volume.key)
     record.end(AcquisitionEnd(name))
