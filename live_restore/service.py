@@ -122,13 +122,13 @@ class Service:
             )
             for sink in sinks.values():
                 opened.enter_context(sink)
+            self._metrics = open_metrics(self._profile)
+            if self._metrics is not None:
+                opened.enter_context(self._metrics)
             opened.enter_context(self._restorer)
             ledger = open_ledger(self._profile)
             if ledger is not None:
                 opened.enter_context(ledger)
-            self._metrics = open_metrics(self._profile)
-            if self._metrics is not None:
-                opened.enter_context(self._metrics)
             self._record = Record(ledger, self._profile, self._metrics)
             source = open_source(self._profile, ledger)
             # What it gives it gives again to the next run, unless that was restored.

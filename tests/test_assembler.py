@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from live_restore.sources import assembler as assembler_module
 from live_restore.sources.assembler import Assembler
 from live_restore.volume import Plane, Skipped, Volume, VolumeKey
 from tests.conftest import make_info
@@ -199,3 +200,52 @@ def test_the_stack_that_waited_longest_makes_room():
     for time in (0, 1, 0):  # time 0 got a plane last
         assembler.add(plane(0 if time or not assembler._open else 1, time=time))
     assert [s.key.time for s in assembler.add(plane(0, time=2))] == [1]
+
+
+def test_a_volume_larger_than_memory_takes_no_room_from_the_others(caplog):
+    assembler = Assembler(memory_bytes=2**20, largest_bytes=2**20)
+    assembler.start(make_info())
+    assembler.start(make_info((100_000, 4, 5), acquisition="huge"))
+    assert assembler.add(plane(0)) == []
+    (skipped,) = assembler.add(plane(1, run="huge"))
+    assert isinstance(skipped, Skipped)
+    assert skipped.cause == "too_large"
+    assert "(100000, 4, 5) uint16 is 3 MiB: more than the 1 MiB" in skipped.reason
+    assert "memory_mb in [stacks] to 4 or more" in skipped.reason
+    assert assembler.add(plane(2, run="huge")) == []  # told once
+    settled = [s for z in (1, 2) for s in assembler.add(plane(z))]
+    np.testing.assert_array_equal(settled[0].data, DATA)
+    assert assembler.nbytes == assembler.num_open == 0
+
+
+def test_a_volume_for_which_there_is_no_memory_is_skipped():
+    assembler = Assembler()
+    assembler.start(make_info((100_000, 2**20, 2**20)))
+    huge = np.broadcast_to(np.zeros(1, "u2"), (2**20, 2**20))
+    (skipped,) = assembler.add(plane(0, data=huge))
+    assert "no memory for it" in skipped.reason
+
+
+def test_of_a_large_volume_from_a_folder_only_memory_decides():
+    assembler = Assembler(memory_bytes=DATA.nbytes - 1)
+    assembler.start(make_info())
+    settled = [s for z in range(3) for s in assembler.add(plane(z))]
+    np.testing.assert_array_equal(settled[0].data, DATA)
+
+
+def test_the_number_of_unfinished_volumes_is_bounded(monkeypatch):
+    monkeypatch.setattr(assembler_module, "_MOST_OPEN", 3)
+    assembler = Assembler()
+    assembler.start(make_info())
+    settled = [s for time in range(10) for s in assembler.add(plane(0, time=time))]
+    assert [s.key.time for s in settled] == list(range(7))
+    assert assembler.num_open == 3
+    assert assembler.nbytes == 3 * DATA.nbytes
+
+
+def test_wrong_planes_again_and_again_are_told_of_once(assembler, caplog):
+    for _ in range(100):
+        assembler.add(plane(7))
+    assert caplog.text.count("the acquisition announced 3 planes") == 1
+    settled = [s for z in range(3) for s in assembler.add(plane(z))]
+    assert [s.cause for s in settled] == ["mismatch"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from live_restore.plane_protocol import PlaneHeader, PlanesEnd
+from live_restore.sources import incoming as incoming_module
 from live_restore.sources.assembler import Assembler
 from live_restore.sources.incoming import Defaults, Incoming
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, Skipped, Volume
@@ -337,3 +338,49 @@ def test_held_planes_make_the_volumes_that_were_sent(incoming):
         assert isinstance(volume, Volume)
         expected = [sent[volume.key.time, volume.key.channel, z] for z in range(4)]
         np.testing.assert_array_equal(volume.data, expected)
+
+
+def test_names_of_acquisitions_are_remembered_up_to_a_bound(monkeypatch):
+    monkeypatch.setattr(incoming_module, "_REMEMBERED_NAMES", 10)
+    incoming = Incoming()
+    for number in range(100):
+        sender = Sender(incoming, acquisition=f"a {number}", num_slices=1)
+        sender.plane(0)
+        sender.end()
+    assert len(incoming._names) == 10
+    again = Sender(incoming, sender="other", acquisition="a 99", num_slices=1)
+    assert [e.acquisition for e in again.plane(0) if isinstance(e, AcquisitionInfo)] == ["a 99~2"]
+
+
+def test_acquisitions_with_too_many_names_end_the_quietest(monkeypatch):
+    monkeypatch.setattr(incoming_module, "_NAMES_BYTES", 10_000)
+    incoming = Incoming()
+    names = tuple(f"position {i}" for i in range(50))
+    ended = []
+    for number in range(10):
+        sender = Sender(incoming, acquisition=f"a {number}", num_slices=2, positions=names)
+        ended += [e for e in sender.plane(0) if isinstance(e, AcquisitionEnd)]
+    assert [e.acquisition for e in ended] == [f"a {n}" for n in range(8)]
+    assert incoming.running == ("a 8", "a 9")
+
+
+def test_what_is_held_back_does_not_keep_what_it_came_in():
+    """A small plane's frame lies in a larger piece of memory, with its header and its neighbours."""
+    received = np.zeros(8192, "u1")
+    incoming = Incoming()
+    sender = Sender(incoming)
+    assert sender.plane(0, data=received[:12].view("u2").reshape(2, 3)) == []
+    (one,) = incoming._running.values()
+    assert not np.shares_memory(one.held[0].data, received)
+    assert not one.held[0].data.flags.writeable
+
+
+def test_what_was_learned_of_stacks_goes_with_the_planes():
+    incoming = Incoming(Defaults(memory_bytes=100_000))
+    sender = Sender(incoming)
+    for time in range(100):  # single planes in the middle: how many there are can't be learned
+        sender.plane(5, time=time)
+    (one,) = incoming._running.values()
+    assert one.is_refused
+    assert not one.held
+    assert not one.stacks._planes

@@ -197,3 +197,15 @@ def test_cut_and_spoilt_frames_are_nothing_worse_than_a_protocol_error(which, at
     survives([*frames[:which], frame[:at], *frames[which + 1 :]])
     frames[which] = frame[:at] + with_bytes + frame[at + len(with_bytes) :]
     survives(frames)
+
+
+def test_what_is_said_for_people_is_cut_and_not_refused():
+    words = {"sender": "s", "acquisition": "a", "reason": "x" * 100_000}
+    assert len(decode_plane([b"end/", json.dumps(words).encode()]).reason) == 2000
+    received, _ = decode_plane(with_fields(origin="x" * 100_000))
+    assert len(received.origin) == 2000
+
+
+def test_times_without_a_zone_are_utc():
+    received, _ = decode_plane(with_fields(acquired_at="2024-01-01T00:00:00"))
+    assert received.acquired_at.isoformat() == "2024-01-01T00:00:00+00:00"

@@ -156,3 +156,25 @@ def test_a_header_that_does_not_describe_its_volume_is_not_sent():
 def test_the_documented_schema_is_the_present_one():
     file = Path(__file__).parents[1] / "docs" / "header.schema.json"
     assert file.read_text(encoding="utf-8") == protocol.header_schema()
+
+
+def test_memory_is_taken_only_for_planes_that_came():
+    """A header may announce what it likes; frames that don't fit are noticed first."""
+    frames = spoil(GOOD, shape=[2, 2**17, 2**17])  # 64 GiB
+    with pytest.raises(ProtocolError, match="should have 34359738368 bytes, it has 24"):
+        decode(frames)
+
+
+def test_a_volume_for_which_there_is_no_memory_is_refused(monkeypatch):
+    def refuse(*_, **__):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(protocol.np, "empty", refuse)
+    with pytest.raises(ProtocolError, match="no room"):
+        decode(GOOD)
+
+
+@pytest.mark.parametrize("sequence", [-1, 2**63, 10**30])
+def test_a_request_for_a_number_that_no_volume_has_is_refused(sequence):
+    with pytest.raises(ProtocolError, match="sequence"):
+        protocol.parse_request(json.dumps({"get": "sequence", "sequence": sequence}).encode())

@@ -121,3 +121,13 @@ def test_a_volume_that_cannot_be_written_is_a_sink_error_and_the_next_is_written
         writer.send(make_restored())
     assert (tmp_path / "run.ome.tif").is_file()
     assert not list(Path(tmp_path).rglob("*.part"))
+
+
+@pytest.mark.parametrize("acquisition", [".", "./.", "/", "..", "../..", "./"])
+def test_a_name_that_is_no_file_name_stays_in_the_folder(tmp_path, acquisition):
+    folder = tmp_path / "out"
+    with Writer(WriteSettings(folder=folder)) as writer:
+        writer.send(make_restored(make_volume(STACK, acquisition=acquisition)))
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert folder in file.parents
+    assert file.name.startswith("_")
