@@ -19,7 +19,7 @@ from live_restore.client import (
     SkippedHeader,
     Subscriber,
     VolumeMessage,
-    subscriber,
+    receiving,
 )
 from live_restore.errors import NoAnswerError, ProtocolError, RefusedError
 from live_restore.profile import PublishSettings
@@ -153,7 +153,7 @@ def test_what_a_restarted_daemon_published_before_it_was_found_is_asked_for(endp
 
 
 def test_silence_is_noticed_and_ends(endpoints, monkeypatch):
-    monkeypatch.setattr(subscriber, "STALE_AFTER_S", 1.5)
+    monkeypatch.setattr(receiving, "STALE_AFTER_S", 1.5)
     with Subscriber(endpoints[0]) as viewer:
         wait_for(lambda: viewer.is_stale, "silence")
         assert viewer.receive(0) is None
