@@ -33,7 +33,7 @@ import zmq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from live_restore.client import Subscriber, VolumeMessage
+from live_restore.client import ReusedArrays, Subscriber, VolumeMessage
 from live_restore.profile import PublishSettings
 from live_restore.sinks.publisher import Publisher
 from live_restore.volume import (
@@ -73,7 +73,7 @@ def restored(data: np.ndarray, time_point: int) -> Restored:
 
 def view_published(endpoint: str, _shape: Shape, line: Connection) -> None:
     """Through the client."""
-    with Subscriber(endpoint) as viewer:
+    with Subscriber(endpoint, into=ReusedArrays(1)) as viewer:
         line.send("here")
         while True:
             message = viewer.receive(600)
