@@ -31,7 +31,7 @@ class RepeatLimit(logging.Filter):
         Seconds.
     """
 
-    def __init__(self, most: int = 50, every_s: float = 10.0) -> None:
+    def __init__(self, most: int = 20, every_s: float = 10.0) -> None:
         super().__init__()
         self._most = most
         self._every_s = every_s

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +148,21 @@ def test_a_daemon_s_metrics_are_what_it_was_sent(running):
     assert labels_of(samples, "info")["session"] == status["session"]
     if sys.platform == "linux":
         assert samples["process_resident_memory_bytes", ()] > 2**20
+
+
+def test_all_that_is_served_is_documented(running):
+    _, push, port, _ = running
+    send_volume(push, 0)
+    wait_for(lambda: number(scrape(port), "volumes_total", outcome="written"), "the volume")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
+        served = set(re.findall(r"^# TYPE (live_restore_\w+) ", reply.read().decode(), re.M))
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^\| `(live_restore_\w+)` \|([^|]*)\|", text, re.M))
+    assert {name for name in served if not name.endswith("_created")} == set(documented)
+    for (name, labels), _ in scrape(port).items():
+        told = documented.get(re.sub("_(bucket|sum|count)$", "", name))
+        if told is not None:
+            assert {label for label, _ in labels} - {"le"} == set(re.findall(r"`(\w+)`", told))
 
 
 def test_what_is_unfinished_and_reloads_and_bad_requests_are_counted(running):

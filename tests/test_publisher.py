@@ -503,18 +503,17 @@ def test_streams_that_are_numbered_are_bounded(monkeypatch):
     assert numbers == [0] * 22 + [1, 2, 3]
 
 
-@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
-def test_sampled_percentiles_agree_with_exact_ones(dtype):
+def test_sampled_percentiles_agree_with_exact_ones():
     """Off by less than 2 % of the range that they span: contrast doesn't show it."""
-    microscope = simulated_microscope(SimulatedSource(kind="simulated", shape_zyx=(16, 256, 256)))
+    microscope = simulated_microscope(SimulatedSource(kind="simulated", shape_zyx=(12, 192, 192)))
     for channel in ("microtubules", "nuclei"):
-        stack = microscope.stack(0, channel)
-        data = np.clip(stack, 0, 255).astype(dtype) if dtype == "u1" else stack.astype(dtype)
-        low, high = np.percentile(data, [0.1, 99.9])
-        got = Numbered(0, make_restored(make_volume(data))).statistics("raw")
-        assert abs(got.p0_1 - low) <= max(1.0, 0.02 * (high - low))
-        assert abs(got.p99_9 - high) <= max(1.0, 0.02 * (high - low))
-        assert (got.min, got.max) == (data.min(), data.max())
+        stack = np.tile(microscope.stack(0, channel), (1, 4, 3))
+        for data in (np.clip(stack, 0, 255).astype("u1"), stack, stack.astype("f4") / 3):
+            low, high = np.percentile(data, [0.1, 99.9])
+            got = Numbered(0, make_restored(make_volume(data))).statistics("raw")
+            assert abs(got.p0_1 - low) <= max(1.0, 0.02 * (high - low))
+            assert abs(got.p99_9 - high) <= max(1.0, 0.02 * (high - low))
+            assert (got.min, got.max) == (data.min(), data.max())
 
 
 def test_statistics_are_measured_once_per_volume_and_kind(endpoints, monkeypatch):
