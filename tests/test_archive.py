@@ -5,20 +5,23 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 
 from live_restore import __version__
-from live_restore.archive.cluster import environments, problem_of_worker
+from live_restore.archive.cluster import _outcome, environments, problem_of_worker
 from live_restore.archive.jobs import Recipe
 from live_restore.archive.run import ArchiveRun, here, ledger_file
 from live_restore.archive.search import find
 from live_restore.archive.work import Workbench
+from live_restore.errors import RestoreError
 from live_restore.ledger import Ledger
 from live_restore.profile import WriteSettings
 from live_restore.restore.model import build_network, save_model
@@ -487,6 +490,22 @@ def test_a_cluster_that_goes_ends_the_run_and_says_how_to_go_on(tmp_path, tiny_m
     assert process.returncode == 1, told
     assert "is gone" in told
     assert "goes on from there" in told
+
+
+def test_a_scheduler_that_goes_while_a_volume_is_waited_for_is_told_of_too():
+    class Cancelled:
+        """As dask.distributed has it: no exception to be asked for, and one that is raised."""
+
+        status = "pending"
+
+        def exception(self):
+            self.status = "cancelled"
+
+        def result(self):
+            raise CancelledError("scheduler-connection-lost")
+
+    with pytest.raises(RestoreError, match=r"is gone.*goes on from there"):
+        _outcome(SimpleNamespace(scheduler=None), Cancelled(), None)
 
 
 def test_a_local_cluster_is_started_and_ended(archive, tiny_model, tmp_path):

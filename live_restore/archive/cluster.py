@@ -13,7 +13,8 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from live_restore import __version__
@@ -177,7 +178,9 @@ def _execute(client: Client, recipe: Recipe, jobs: Iterator[Job]) -> Iterator[Ou
 
 
 def _outcome(client: Client, future: Future, job: Job) -> Outcome:
-    if future.status != "cancelled":
+    with suppress(
+        CancelledError
+    ):  # as it is when the scheduler goes, here or while it is waited for
         error = future.exception()  # waits anew where the worker died before it gave its outcome
         if error is None:
             outcome: Outcome = future.result()
