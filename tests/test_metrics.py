@@ -66,11 +66,13 @@ def running(tmp_path, tiny_model, endpoints):
         push.linger = 0
         push.connect(ingest)
 
-        def answers():
-            with socket.socket() as one:
-                return one.connect_ex(("127.0.0.1", port)) == 0
+        def is_ready():
+            try:
+                return ("live_restore_viewers", ()) in scrape(port)
+            except OSError:
+                return False
 
-        wait_for(answers, "the metrics")
+        wait_for(is_ready, "the daemon")
         yield process, push, port, endpoints
         process.terminate()
         _, log = process.communicate(timeout=60)
