@@ -100,7 +100,7 @@ def test_volumes_appear_calibrated_and_are_kept_up_to_date_as_the_user_looks(
     assert (about["spacing"], about["unit"]) == (0.5, "\\u00B5m")
     per_um = [tags[name].value for name in ("YResolution", "XResolution")]
     assert [pixels / um for pixels, um in per_um] == [8, 4]
-    low, high = np.percentile(restored(0).data[:, ::4, ::4], [0.1, 99.9])
+    low, high = np.percentile(restored(0).data, [0.1, 99.9])
     assert (about["min"], about["max"]) == (pytest.approx(low, abs=1), pytest.approx(high, abs=1))
 
     imagej("slice 3")

@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import psutil
@@ -26,8 +26,14 @@ from tests.conftest import daemon, make_restored, wait_for
 from tests.ingesting import free_endpoint
 
 NUMBER = int(os.environ.get("LIVE_RESTORE_FUZZ", "2400"))  # messages, of each full run 100,000
-GROWTH_BYTES = 128 * 2**20  # of buffers that are filled once, and of fragments
-SMALL_MB = 64
+GROWTH_BYTES = 96 * 2**20  # four bounds of SMALL_MB each may fill between two looks
+SMALL_MB = 16
+# What is freed goes back to the system at once, so that what is kept is seen.
+FRUGAL = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+}
 
 
 class Target:
@@ -98,7 +104,11 @@ def running(tmp_path_factory, tiny_model):
         f"[publish]\nendpoint = '{data}'\ncontrol = '{control}'\nhistory_mb = 16\n",
         encoding="utf-8",
     )
-    with daemon(profile) as process:
+    with pytest.MonkeyPatch.context() as environment, ExitStack() as opened:
+        for name, value in FRUGAL.items():
+            environment.setenv(name, value)
+        process = opened.enter_context(daemon(profile))
+        environment.undo()
         one = Target(process, data, control, ingest)
         try:
             one.restores_a_good_volume()

@@ -541,3 +541,12 @@ def test_statistics_are_measured_once_per_volume_and_kind(endpoints, monkeypatch
         assert heard.header.statistics == restored.header.statistics
         assert told.receive(5) is not None
         assert previews.receive(5) is not None
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 2), (3, 7, 11), (5, 64, 65)])
+def test_percentiles_of_few_voxels_are_those_of_numpy(dtype, shape):
+    data = np.random.default_rng(1).gamma(1.5, 40, shape).clip(0, 255).astype(dtype)
+    got = Numbered(0, make_restored(make_volume(data))).statistics("raw")
+    assert (got.p0_1, got.p99_9) == pytest.approx(tuple(np.percentile(data, [0.1, 99.9])))
+    assert (got.min, got.max) == (data.min(), data.max())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,20 @@ class Streams:
 def _measured(data: NDArray[Any]) -> Statistics:
     """Exact extremes; percentiles from some rows and columns of each plane, which contrast doesn't notice."""
     step = math.isqrt(data.size // _SAMPLES) | 1  # odd: cameras' columns differ in pairs
-    low, high = np.percentile(data[:, ::step, ::step], [0.1, 99.9])
+    low, high = _percentiles(data[:, ::step, ::step], (0.1, 99.9))
     return Statistics(
         min=float(data.min()), max=float(data.max()), p0_1=float(low), p99_9=float(high)
     )
+
+
+def _percentiles(data: NDArray[Any], wanted: Sequence[float]) -> list[float]:
+    """As of `numpy.percentile`; of counts from their histogram, several times faster."""
+    if data.dtype.kind != "u" or data.dtype.itemsize > 2:
+        return [float(one) for one in np.percentile(data, wanted)]
+    up_to = np.cumsum(np.bincount(data.ravel()))  # voxels of each count or a smaller one
+    values = []
+    for percent in wanted:
+        rank = percent / 100 * (data.size - 1)
+        below, above = np.searchsorted(up_to, [math.floor(rank), math.ceil(rank)], side="right")
+        values.append(float(below + (rank % 1) * (above - below)))
+    return values
