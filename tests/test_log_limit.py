@@ -3,6 +3,7 @@ import logging
 import pytest
 
 from live_restore import log_limit as log_limit_module
+from live_restore.log_format import LineFormatter
 from live_restore.log_limit import RepeatLimit
 
 
@@ -59,3 +60,12 @@ def test_any_number_of_kinds_is_remembered_up_to_a_bound(log, clock):
     assert len(lines) == 5000
     (limit,) = logger.handlers[0].filters
     assert len(limit._kinds) <= 1000
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\r12:00:00 ERROR b", "a\n12:00:00 ERROR b", "a\u2028b"])
+def test_names_of_others_neither_steer_a_terminal_nor_look_like_messages(name):
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "%s: skipped", (name,), None)
+    first, *others = LineFormatter().format(record).split("\n")
+    assert first.endswith(": skipped") or others[-1].endswith(": skipped")
+    assert all(one.isprintable() for one in [first, *others])
+    assert all(one.startswith("    ") for one in others)

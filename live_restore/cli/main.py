@@ -30,6 +30,7 @@ from live_restore.cli import (
     train,
 )
 from live_restore.errors import LiveRestoreError, ProfileError
+from live_restore.log_format import LineFormatter
 from live_restore.log_limit import RepeatLimit
 
 __all__ = ["build_parser", "main"]
@@ -89,11 +90,10 @@ def _say(error: Exception) -> None:
 def _configure_logging(is_verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(RepeatLimit())  # nobody may fill the disk by what is told of his messages
+    handler.setFormatter(LineFormatter())
     logging.basicConfig(
         handlers=[handler],
         level=logging.DEBUG if is_verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        datefmt="%H:%M:%S",
     )
     logging.captureWarnings(True)
     # watchdog, of a folder that it meets twice while nested folders appear; it goes on.
