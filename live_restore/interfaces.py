@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 from live_restore.volume import (
     AcquisitionEnd,
     AcquisitionInfo,
+    GrowingVolume,
     Plane,
     Restored,
     Skipped,
@@ -98,12 +99,19 @@ class Restorer(_Context, Protocol):
     """Turns raw volumes into restored ones. Entering loads and warms the model."""
 
     def restore(self, volume: Volume) -> Restored:
-        """Restore one volume; called from the restore thread only.
+        """Restore one volume; called from the restore thread only, as `advance` is.
 
         Raises
         ------
         RestoreError
             This volume can't be restored; the next one may.
+        """
+        ...
+
+    def advance(self, growing: Sequence[GrowingVolume]) -> bool:
+        """Do some of the work on volumes whose planes still come; what was begun of others is dropped.
+
+        Called when nothing whole waits. Gives whether there was something to do.
         """
         ...
 

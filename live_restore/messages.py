@@ -73,6 +73,12 @@ class ModelHeader(BaseModel):
     """Where it ran."""
     tile: tuple[int, int, int]
     """Tile shape (z, y, x); with another one the result differs slightly."""
+    attention: str = "whole"
+    """What the channel attention looked at: the whole volume, the previous one, or each tile alone."""
+    normalisation: str = "per_volume"
+    """running or locked: by other volumes of the stream; per_volume: by this one."""
+    remark: str = ""
+    """What was unusual, for people: an overflow, a lack of memory, intensities that jump."""
 
 
 class Statistics(BaseModel):

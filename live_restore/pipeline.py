@@ -56,6 +56,9 @@ class VolumeQueue(Generic[T]):
     to_disk : callable, optional
         Gives what stands for an item that was moved to disk, None when that can't be. Called from the
         producer's thread.
+    when_idle : callable, optional
+        Called from the consumer's thread when there is nothing to take, after each `nudge`, and
+        again for as long as it says that it did something.
     """
 
     def __init__(
@@ -67,7 +70,10 @@ class VolumeQueue(Generic[T]):
         *,
         stream: Callable[[T], Hashable] | None = None,
         to_disk: Callable[[T], T | None] | None = None,
+        when_idle: Callable[[], bool] | None = None,
     ) -> None:
+        self._when_idle = when_idle or (lambda: False)
+        self._is_nudged = False
         self._capacity = capacity_bytes
         self._order = order
         self._nbytes = nbytes
@@ -120,6 +126,12 @@ class VolumeQueue(Generic[T]):
                 passed_over = self._take_oldest()
             self._on_passed_over(passed_over)
 
+    def nudge(self) -> None:
+        """There is something to be done for a consumer that has nothing to take."""
+        with self._changed:
+            self._is_nudged = True
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Take nothing more; what is inside can still be taken."""
         with self._changed:
@@ -141,17 +153,16 @@ class VolumeQueue(Generic[T]):
         """Take items until the queue is closed and empty."""
         while True:
             with self._changed:
-                while not len(self) and not self._closed:
+                while not len(self) and not self._closed and not self._is_nudged:
                     self._changed.wait()
-                if not len(self):
+                one = self._take_next() if len(self) else None
+                if one is None and self._closed:
                     return
-                if self._newest:
-                    one = self._newest.pop(next(iter(self._newest)))
-                else:
-                    one = self._others.popleft()
-                self._held -= one.nbytes
-                self._changed.notify_all()
-            yield one.item
+                self._is_nudged = False
+            if one is not None:
+                yield one.item
+            elif self._when_idle():
+                self.nudge()
 
     def _add(self, one: _Waiting[T], is_live: bool) -> None:
         self._count += 1
@@ -169,6 +180,13 @@ class VolumeQueue(Generic[T]):
             place -= 1
         self._others.insert(place, one)
         self._changed.notify_all()
+
+    def _take_next(self) -> _Waiting[T]:
+        first = next(iter(self._newest), None)
+        one = self._newest.pop(first) if self._newest else self._others.popleft()
+        self._held -= one.nbytes
+        self._changed.notify_all()
+        return one
 
     def _move_to_disk(self) -> bool:
         """Make room by moving an item to disk, the one that is wanted last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +12,7 @@ from live_restore.errors import LiveRestoreError, ProfileError
 from live_restore.interfaces import Restorer
 from live_restore.profile import Profile
 from live_restore.restore import open_restorer
-from live_restore.volume import Restored, Volume
+from live_restore.volume import GrowingVolume, Restored, Volume
 
 __all__ = ["ReloadingRestorer"]
 
@@ -71,6 +71,11 @@ class ReloadingRestorer:
             if self._current is None:
                 raise RuntimeError("entered first")
             return self._current.restore(volume)
+
+    def advance(self, growing: Sequence[GrowingVolume]) -> bool:
+        """See `Restorer.advance`."""
+        with self._in_use:
+            return self._current is not None and self._current.advance(growing)
 
     def reload(self) -> str:
         """Check the profile, and begin to load its model; what was begun, in words.

@@ -24,6 +24,7 @@ from dataclasses import replace
 
 from live_restore.backfill import Backfill
 from live_restore.delivery import Delivery
+from live_restore.early import Early
 from live_restore.errors import LiveRestoreError
 from live_restore.interfaces import Event, Item, Sink, Source, StopSignal
 from live_restore.monitoring import monitor
@@ -86,6 +87,7 @@ class Service:
         self._profile = profile
         self._on_ready = on_ready
         self._restorer = ReloadingRestorer(profile, read_profile or (lambda: profile))
+        self._early = Early(self._restorer)
         self._stop = StopSignal()
         self._mail: queue.SimpleQueue[str] = queue.SimpleQueue()  # names of ended threads, _STOP
         self._outstanding = Outstanding()
@@ -146,13 +148,6 @@ class Service:
 
     def _run(self, source: Source, sinks: dict[str, Sink]) -> bool:
         stacks = self._profile.stacks
-        self._assembler = Assembler(
-            stacks.memory_mb * _MB,
-            stacks.timeout_s,
-            stacks.partial == "restore",
-            # What is on disk is as large as it is; what others announce may be anything.
-            None if source.is_durable else stacks.memory_mb * _MB,
-        )
         self._deliveries = {
             name: Delivery(name, sink, self._record, self._sink_ended)
             for name, sink in sinks.items()
@@ -164,6 +159,14 @@ class Service:
             None if source.is_durable else self._pass_over,
             stream=lambda volume: (volume.key.position, volume.key.channel),
             to_disk=self._keep if self._spool else None,
+            when_idle=self._early.work,
+        )
+        self._assembler = Assembler(
+            stacks.memory_mb * _MB,
+            stacks.timeout_s,
+            stacks.partial == "restore",
+            None if source.is_durable else stacks.memory_mb * _MB,  # others may announce anything
+            self._early.watch(inbox.nudge),
         )
         restoring: Stage[_Waiting] = Stage(
             "restore",
@@ -391,6 +394,7 @@ class Service:
         self._mail.put(delivery.name)
 
     def _settle(self, key: VolumeKey) -> None:
+        self._early.settle(key)
         end = self._outstanding.settle(key)
         if end:
             self._send(end)

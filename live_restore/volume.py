@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 __all__ = [
     "AcquisitionEnd",
     "AcquisitionInfo",
+    "GrowingVolume",
     "ModelUse",
     "Plane",
     "Restored",
@@ -196,15 +197,56 @@ class Volume:
         return max(_LEAST_BYTES, self.nbytes, self.info.names_nbytes)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class GrowingVolume:
+    """A volume whose planes still come.
+
+    Attributes
+    ----------
+    key : VolumeKey
+        Which.
+    info : AcquisitionInfo
+        Its acquisition.
+    data : ndarray, (Z, Y, X)
+        Written to by others; its first `num_planes` planes aren't any more.
+    num_planes : int
+        So many have come, from 0 without a gap.
+    """
+
+    key: VolumeKey
+    info: AcquisitionInfo
+    data: NDArray[Any]
+    num_planes: int
+
+
 @dataclass(frozen=True, slots=True)
 class ModelUse:
-    """Which model restored a volume and how: a result's provenance."""
+    """Which model restored a volume and how: a result's provenance.
+
+    Attributes
+    ----------
+    name, sha256 : str
+        Of the model.
+    precision, device : str
+        float16, bfloat16 or float32; where.
+    tile_zyx : tuple of int
+        Shape of each tile.
+    attention : str
+        What the channel attention looked at: ``whole``, ``previous`` or ``tile``.
+    normalisation : str
+        ``running``, ``locked`` or ``per_volume``.
+    remark : str
+        What was unusual, for people.
+    """
 
     name: str
     sha256: str
     precision: str
     device: str
     tile_zyx: tuple[int, int, int]
+    attention: str = "whole"
+    normalisation: str = "per_volume"
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

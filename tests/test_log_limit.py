@@ -62,7 +62,9 @@ def test_any_number_of_kinds_is_remembered_up_to_a_bound(log, clock):
     assert len(limit._kinds) <= 1000
 
 
-@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\r12:00:00 ERROR b", "a\n12:00:00 ERROR b", "a\u2028b"])
+@pytest.mark.parametrize(
+    "name", ["a\x1b[31mb", "a\r12:00:00 ERROR b", "a\n12:00:00 ERROR b", "a\u2028b"]
+)
 def test_names_of_others_neither_steer_a_terminal_nor_look_like_messages(name):
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s: skipped", (name,), None)
     first, *others = LineFormatter().format(record).split("\n")

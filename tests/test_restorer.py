@@ -6,11 +6,14 @@ import torch
 
 from live_restore.errors import RestoreError
 from live_restore.quality import psnr
+from live_restore.restore.devices import choose_device
+from live_restore.restore.manner import Manner
 from live_restore.restore.model import Model, Normalisation, load_model
-from live_restore.restore.restorer import RcanRestorer, choose_device, largest_tile
+from live_restore.restore.restorer import RcanRestorer
 from live_restore.simulation import SimulatedMicroscope
 from tests.conftest import make_volume
 
+TILED = Manner((12, 56, 56))
 MICROSCOPE = SimulatedMicroscope(shape_zyx=(12, 72, 80), seed=3)
 
 
@@ -84,7 +87,7 @@ def test_a_model_keeps_its_weights_whatever_precision_it_ran_in(tiny_model):
 
 
 def test_tiles_leave_no_seam(noisy, restored):
-    with RcanRestorer(load_model("default"), "cpu", "float32", "float32", (12, 56, 56)) as restorer:
+    with RcanRestorer(load_model("default"), "cpu", "float32", "float32", TILED) as restorer:
         tiled = restorer.restore(noisy)
         assert len(restorer.plan(noisy.info.shape_zyx)) == 4
     # Each tile pools its attention over itself, so that they agree closely and not exactly.
@@ -106,7 +109,7 @@ def test_any_real_dtype_is_restored(dtype, tiny_model):
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (70, 5, 5), (1, 200, 3)])
 @pytest.mark.parametrize("value", [0, 65535])
 def test_odd_shapes_and_flat_volumes_are_restored(shape, value, tiny_model):
-    with RcanRestorer(tiny_model, "cpu", tile_zyx=(16, 64, 64)) as restorer:
+    with RcanRestorer(tiny_model, "cpu", manner=Manner((16, 64, 64))) as restorer:
         out = restorer.restore(make_volume(np.full(shape, value, "u2"))).data
     assert out.shape == shape
     assert out.dtype == np.uint16
@@ -164,9 +167,9 @@ def test_a_network_in_units_of_its_own_still_restores(noisy):
     )
 
 
-@pytest.mark.parametrize("tile_zyx", [None, (12, 56, 56)])
-def test_a_network_in_units_of_its_own_is_fitted_to_the_raw_counts(noisy, own_unit, tile_zyx):
-    out = restore_whole(own_unit, noisy.data, tile_zyx=tile_zyx).astype(float)
+@pytest.mark.parametrize("manner", [Manner(), TILED])
+def test_a_network_in_units_of_its_own_is_fitted_to_the_raw_counts(noisy, own_unit, manner):
+    out = restore_whole(own_unit, noisy.data, manner=manner).astype(float)
     # Least squares keeps the mean (up to float32), and leaves nothing that a line could explain.
     assert out.mean() == pytest.approx(noisy.data.mean(dtype=float), rel=1e-5)
     slope, offset = np.polyfit(out.ravel(), noisy.data.ravel().astype(float), 1)
@@ -225,13 +228,6 @@ def test_a_gpu_that_is_not_there_is_named():
     assert choose_device("auto").type == "cpu"
 
 
-def test_a_bigger_network_gets_smaller_tiles():
-    small = largest_tile(32, 16 * 4, 2**28)
-    big = largest_tile(32, 32 * 4, 2**28)
-    assert small[0] == big[0] == 32
-    assert small[1] > big[1] >= 96
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float16", "float32"])
 def test_a_gpu_gives_what_the_processor_gives(precision, noisy, restored):
@@ -248,9 +244,7 @@ def test_a_gpu_gives_what_the_processor_gives(precision, noisy, restored):
 def test_tiles_on_a_gpu_agree_with_the_whole(noisy):
     with RcanRestorer(load_model("default"), "cuda", "float16", "float32") as restorer:
         whole = restorer.restore(noisy)
-    with RcanRestorer(
-        load_model("default"), "cuda", "float16", "float32", (12, 56, 56)
-    ) as restorer:
+    with RcanRestorer(load_model("default"), "cuda", "float16", "float32", TILED) as restorer:
         tiled = restorer.restore(noisy)
     span = whole.intensity[1] - whole.intensity[0]
     assert (np.abs(tiled.data - whole.data) / span).mean() < 0.005

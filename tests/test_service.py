@@ -58,6 +58,9 @@ class Collector:
 
 
 class FakeRestorer:
+    def advance(self, growing):
+        return False
+
     """A restorer that obeys the same protocol, and does what a test wants first."""
 
     def __init__(self, before=lambda volume: None):

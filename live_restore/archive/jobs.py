@@ -12,7 +12,8 @@ from live_restore.sources.layouts import PlaneOnDisk
 from live_restore.volume import AcquisitionInfo, VolumeKey, VoxelSize
 
 if TYPE_CHECKING:
-    from live_restore.restore.restorer import OutputDtype, Precision
+    from live_restore.restore.devices import Precision
+    from live_restore.restore.output import OutputDtype
 
 __all__ = ["Job", "Outcome", "PlanesOfVolume", "Recipe"]
 

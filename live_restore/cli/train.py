@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from live_restore.restore.restorer import choose_device
+    from live_restore.restore.devices import choose_device
     from live_restore.train.log import TrainingLog
     from live_restore.train.loop import Progress as Step
     from live_restore.train.loop import Training, TrainingStoppedError

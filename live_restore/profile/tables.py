@@ -39,11 +39,26 @@ class ModelSettings(Table):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """"cuda", "cuda:1", "cpu", or "auto": a GPU where there is one."""
     precision: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
-    """"auto" is float16 on a GPU and float32 on the processor."""
+    """"auto" is float16 on a GPU; on the processor bfloat16 where it has that, else float32."""
     output_dtype: Literal["uint16", "float32"] = "uint16"
     """Restored intensities are in the raw volume's own counts, as whole numbers or not."""
     tile_zyx: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
-    """Largest tile; without it, chosen from the model and the memory."""
+    """Largest tile; without it, chosen from the model and the memory. Unless tiles pool ("tile" below), a tile
+    has all planes."""
+    attention: Literal["previous", "whole", "tile"] = "previous"
+    """What the network's channel attention looks at: "previous", the volume before in its position and channel
+    (the same one again where they differ too much), so that restoration can begin while planes still arrive;
+    "whole", the volume itself; "tile", each tile by itself, as published."""
+    normalisation: Literal["running", "locked", "per_volume"] = "running"
+    """Whose percentiles normalise a volume: "running", the mean of those before it in its position and channel;
+    "locked", the mean of the first ones; "per_volume", its own, as published. Results are in camera counts
+    either way."""
+    normalisation_volumes: int = Field(5, ge=1, le=1000)
+    """How many "running" and "locked" average."""
+    memory_mb: PositiveInt | None = None
+    """What the network's features may take; without it, two fifths of what is free at start."""
+    largest_difference: PositiveFloat = 0.03
+    """From float32, on a probe volume and of its intensity range: a precision beyond it isn't used."""
 
 
 class PublishSettings(Table):

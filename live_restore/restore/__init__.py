@@ -20,13 +20,22 @@ def open_restorer(settings: ModelSettings) -> RcanRestorer:
     ModelError, RestoreError
         The model can't be loaded, or the device isn't there.
     """
+    from live_restore.restore.manner import Manner
     from live_restore.restore.model import load_model
     from live_restore.restore.restorer import RcanRestorer
 
+    manner = Manner(
+        settings.tile_zyx,
+        settings.attention,
+        settings.normalisation,
+        settings.normalisation_volumes,
+        settings.largest_difference,
+        settings.memory_mb * 2**20 if settings.memory_mb else None,
+    )
     return RcanRestorer(
         load_model(settings.path),
         settings.device,
         settings.precision,
         settings.output_dtype,
-        settings.tile_zyx,
+        manner,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["RCAN3D"]
+__all__ = ["RCAN3D", "channels_last"]
 
 # Channels times rows of one volume, up to which PyTorch 2.13 leaves oneDNN out of a float32
 # convolution on the processor (`use_mkldnn` of its Convolution.cpp). Two volumes are never left out.
@@ -177,3 +177,11 @@ class RCAN3D(nn.Module):
             and volume.device.type == "cpu"
             and self.conv.in_channels * z * y <= _ONEDNN_FROM
         )
+
+
+def channels_last(network: RCAN3D) -> RCAN3D:
+    """The network with its weights in the layout (N, Z, Y, X, C), converted in place."""
+    for parameter in network.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return network

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from live_restore.errors import RestoreError
-from live_restore.restore.intensity import IntensityRange, LinearFit, measure_range
+from live_restore.restore.certificate import Certificate, certify
+from live_restore.restore.devices import Precision, choose_device, choose_precision, device_name
+from live_restore.restore.engine import Engine, Pooled, Where
+from live_restore.restore.history import History, Stream
+from live_restore.restore.intensity import IntensityRange, measure_range
+from live_restore.restore.manner import AttentionMode, Manner
 from live_restore.restore.model import Model
-from live_restore.restore.rcan import RCAN3D
-from live_restore.restore.tiling import Tiles, blend, plan_tiles
-from live_restore.volume import ModelUse, Restored, Volume
+from live_restore.restore.normalising import SteadyRange
+from live_restore.restore.output import CountsOutput, NotFiniteError, OutputDtype
+from live_restore.restore.sweep import Sweep
+from live_restore.restore.tiling import Tiles
+from live_restore.restore.underway import Underway
+from live_restore.volume import GrowingVolume, ModelUse, Restored, Volume, VolumeKey
 
-__all__ = ["Precision", "RcanRestorer", "choose_device", "choose_precision", "largest_tile"]
+__all__ = ["RcanRestorer"]
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["auto", "float16", "bfloat16", "float32"]
-OutputDtype = Literal["uint16", "float32"]
-
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-# For the activations of one tile. On the processor small tiles win: glibc maps each tensor above
-# 32 MB anew, and page faults took half the time with tiles of 32 x 512 x 512 (16 channels).
-_CPU_BUDGET_BYTES = 2**28
-_CUDA_BUDGET_SHARE = 0.5  # of the memory that is free at start
-_LIVE_TENSORS = 6  # feature tensors alive at once in eager inference, workspaces included
 # Rounding to whole counts cost 2.6 dB at a width of about 20 counts, 0.3 dB at 33 (simulated nuclei).
 _FEWEST_COUNTS_TO_ROUND = 64
-_DEEPEST_TILE = {"cpu": 32, "cuda": 64}
-_NARROWEST_TILE, _WIDEST_TILE = 96, 1024
+_MOST_PASSES = 4
+# Of 1, a channel's weight.
+_AGREES = 1e-3
+_AGREES_WITH_PREVIOUS = 0.01
+
+
+@dataclass(slots=True)
+class _Result:
+    data: NDArray[Any]
+    attention: AttentionMode
+    pooled: Pooled | None
+    remarks: list[str] = field(default_factory=list)
 
 
 class RcanRestorer:
@@ -53,14 +61,24 @@ class RcanRestorer:
         "auto", "float16", "bfloat16" or "float32".
     output_dtype : {"uint16", "float32"}
         Restored intensities are in the raw volume's counts either way.
-    tile_zyx : tuple of int, optional
-        Largest tile; chosen from the model and the memory otherwise.
+    manner : Manner, optional
+        Further choices.
+
+    Attributes
+    ----------
+    precision : str
+        In use.
+    certificate : Certificate
+        How far that is from float32; from entering on.
 
     Raises
     ------
     RestoreError
-        The device isn't there, or can't do this precision.
+        The device isn't there, or can't do this precision; on entering, the precision is too far
+        from float32.
     """
+
+    certificate: Certificate
 
     def __init__(
         self,
@@ -68,35 +86,39 @@ class RcanRestorer:
         device: str = "auto",
         precision: Precision = "auto",
         output_dtype: OutputDtype = "uint16",
-        tile_zyx: tuple[int, int, int] | None = None,
+        manner: Manner | None = None,
     ) -> None:
         self.model = model
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.output_dtype = output_dtype
-        self._tile_zyx = tile_zyx
-        self._budget = _CPU_BUDGET_BYTES
-        self._warned_of_rounding = False
-        self._warned_of_fit = False
-        self._network = model.network
+        self.manner = manner or Manner()
+        self._may_fall_back = precision == "auto"
+        self._warned: set[str] = set()
+        self._engines: dict[str, Engine] = {}
+        self._history = History(
+            lambda: SteadyRange(self.manner.normalisation, self.manner.normalisation_volumes)
+        )
+        self._underway = Underway(lambda: self._engine(self.precision), self._history)
 
     def __enter__(self) -> Self:
-        dtype = _DTYPES[self.precision]
-        # PyTorch's channels-last layout is the fast one on tensor cores and on the processor.
-        network = copy.deepcopy(self.model.network)  # the model keeps its float32 weights
-        self._network = channels_last(network.to(device=self.device, dtype=dtype))
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
-            free, _ = torch.cuda.mem_get_info(self.device)
-            self._budget = int(_CUDA_BUDGET_SHARE * free)
         started = time.monotonic()
-        self._restore_tile(np.zeros((8, 32, 32), dtype=np.float32))
+        try:
+            self.certificate = self._certify()
+        except RestoreError as error:
+            if not self._may_fall_back or self.precision == "float32":
+                raise
+            logger.warning("%s; float32 is used", error)
+            self._engines.clear()
+            self.precision = "float32"
+            self.certificate = self._certify()
         logger.info(
-            "model %s on %s in %s, warm after %.1f s",
+            "model %s on %s in %s, warm after %.1f s: %s",
             self.model.card.name,
             self.device_name,
             self.precision,
             time.monotonic() - started,
+            self.certificate,
         )
         return self
 
@@ -106,35 +128,34 @@ class RcanRestorer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._network = self.model.network
+        self._underway.clear()
+        self._engines.clear()
 
     @property
     def device_name(self) -> str:
         """For people: the GPU's name, or "cpu"."""
-        if self.device.type == "cuda":
-            return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
-        return str(self.device)
+        return device_name(self.device)
 
     def plan(self, shape_zyx: tuple[int, int, int]) -> Tiles:
-        """The tiles of a volume; the same for each volume of a shape while this restorer lives."""
-        architecture = self.model.card.architecture
-        largest = self._tile_zyx or largest_tile(
-            min(shape_zyx[0], _DEEPEST_TILE[self.device.type]),
-            architecture.num_channels * _DTYPES[self.precision].itemsize,
-            self._budget,
-        )
-        radius = architecture.receptive_radius
-        overlap = (min(radius, 8), min(2 * radius, 32), min(2 * radius, 32))
-        return plan_tiles(shape_zyx, largest, overlap)
+        """The tiles of a volume; the same for each of a shape, unless memory runs out."""
+        return self._engine(self.precision).plan(shape_zyx)
 
     def model_use(self, shape_zyx: tuple[int, int, int]) -> ModelUse:
         """How volumes of this shape are restored: their provenance."""
+        return self._use(self.precision, shape_zyx, self.manner.attention)
+
+    def _use(
+        self, precision: str, shape_zyx: tuple[int, int, int], attention: str, remark: str = ""
+    ) -> ModelUse:
         return ModelUse(
             self.model.card.name,
             self.model.sha256,
-            self.precision,
+            precision,
             self.device_name,
-            self.plan(shape_zyx).tile_zyx,
+            self._engine(precision).plan(shape_zyx).tile_zyx,
+            attention,
+            self.manner.normalisation,
+            remark,
         )
 
     def restore(self, volume: Volume) -> Restored:
@@ -153,127 +174,186 @@ class RcanRestorer:
         Raises
         ------
         RestoreError
-            The network's output isn't finite, or the device failed.
+            The network's output isn't finite in float32 either, or memory isn't enough for the
+            smallest tiles.
         """
         started = time.monotonic()
+        raw = _without_gaps(volume)
+        norm = self.model.card.normalisation
+        own = measure_range(raw, norm.low_percent, norm.high_percent, norm.epsilon)
+        stream = self._history.of(volume.key, volume.info)
+        is_next = stream.is_next(volume)
+        span, warning = stream.range.settle(own, is_next)
         try:
-            data, intensity = self._restore_data(_without_gaps(volume))
-            if volume.missing:
-                data.flags.writeable = True
-                data[list(volume.missing)] = 0
-                data.flags.writeable = False
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise RestoreError(
-                f"{volume.key}: not enough memory on {self.device} for tiles of "
-                f"{self.plan(volume.info.shape_zyx).tile_zyx}: set a smaller tile_zyx in [model] "
-                f"({error})"
-            ) from error
+            result, precision = self._in_any_precision(volume.key, raw, span, stream)
         except RestoreError as error:
             raise RestoreError(f"{volume.key}: {error}") from error
+        if warning:
+            logger.warning("%s: %s", volume.key, warning)
+            result.remarks.append(warning)
+        if is_next:
+            stream.newest, stream.pooled = volume.key.time, result.pooled
         finished = time.monotonic()
         return Restored(
             key=volume.key,
             info=volume.info,
-            data=data,
+            data=_with_gaps(result.data, volume),
             raw=volume,
-            model=self.model_use(volume.info.shape_zyx),
-            intensity=intensity,
+            model=self._use(precision, _shape(raw), result.attention, "; ".join(result.remarks)),
+            intensity=(span.low, span.high),
             timing_s={
                 "waiting": started - volume.received_s,
                 "restoring": finished - started,
             },
         )
 
-    def _restore_data(self, raw: NDArray[Any]) -> tuple[NDArray[Any], tuple[float, float]]:
-        norm = self.model.card.normalisation
-        span = measure_range(raw, norm.low_percent, norm.high_percent, norm.epsilon)
-        nz, ny, nx = raw.shape
-        tiles = self.plan((nz, ny, nx))
-        out = np.empty(raw.shape, dtype=self.output_dtype)
-        if out.dtype == np.uint16 and span.width < _FEWEST_COUNTS_TO_ROUND:
-            self._warn_of_rounding(span.width)
+    def advance(self, growing: Sequence[GrowingVolume]) -> bool:
+        """See `Restorer.advance`; only for an attention that looks at the previous volume."""
+        return self.manner.attention == "previous" and self._underway.advance(growing)
 
-        def one(where: tuple[slice, slice, slice]) -> NDArray[np.float32]:
-            return self._restore_tile(span.normalise(raw[where]))
+    def _in_any_precision(
+        self, key: VolumeKey, raw: NDArray[Any], span: IntensityRange, stream: Stream
+    ) -> tuple[_Result, str]:
+        """The result in the precision in use, or in float32 where that overflows."""
+        if self.output_dtype == "uint16" and span.width < _FEWEST_COUNTS_TO_ROUND:
+            self._warn_once(
+                f"the raw signal spans only {span.width:.0f} counts: rounding the restored one to whole "
+                "counts loses detail; choose float32 (output_dtype in [model], or --dtype)",
+                "rounding",
+            )
+        pooled = stream.pooled if self.manner.attention == "previous" else None
+        begun = self._underway.take(key, span, pooled)
+        try:
+            return self._in_memory(self.precision, raw, span, pooled, begun), self.precision
+        except NotFiniteError as error:
+            if self.precision == "float32" or not np.isfinite([span.low, span.high]).all():
+                raise NotFiniteError(f"{error}: check the raw data for NaN") from error
+        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+            raise NotFiniteError("the raw data isn't finite: check it for NaN")
+        remark = f"{self.precision} overflowed: restored in float32"
+        self._warn_once(
+            f'{remark}; set precision = "float32" in [model] if it happens often', remark
+        )
+        try:
+            result = self._in_memory("float32", raw, span, pooled)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}, in float32 either: check model and raw data") from error
+        result.remarks.append(remark)
+        return result, "float32"
 
-        for rows, counts in self._in_counts(raw, span, blend(tiles, one)):
-            if out.dtype == np.uint16:
-                np.clip(np.rint(counts, out=counts), 0, 65535, out=counts)
-            out[:, rows] = counts
-        out.flags.writeable = False
-        return out, (span.low, span.high)
-
-    def _in_counts(
+    def _in_memory(
         self,
+        precision: str,
         raw: NDArray[Any],
         span: IntensityRange,
-        bands: Iterable[tuple[slice, NDArray[np.float32]]],
-    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """The network's output in counts, band by band.
+        pooled: Pooled | None,
+        begun: Sweep | None = None,
+    ) -> _Result:
+        """The result, in smaller tiles if memory runs out."""
+        engine = self._engine(precision)
+        shape = _shape(raw)
+        remarks: list[str] = []
+        while True:
+            try:
+                result = self._agreeing(engine, raw, span, pooled, begun)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                before, begun = engine.plan(shape).tile_zyx, None
+                if not engine.shrink(shape):
+                    raise RestoreError(
+                        f"not enough memory on {self.device} for tiles of {before}: set a smaller "
+                        f"tile_zyx in [model], or close other programs ({error})"
+                    ) from error
+                remark = f"memory ran out: tiles are {engine.plan(shape).tile_zyx} from now on"
+                logger.warning("%s, before they were %s", remark, before)
+                remarks.append(remark)
+                continue
+            result.remarks += remarks
+            return result
 
-        A network whose targets were normalised by the input's percentiles gives them directly. One
-        whose targets were normalised by their own gives an unknown unit: its output is kept until
-        the line that fits it to the raw volume is known.
-        """
-        if self.model.card.normalisation.target == "input":
-            for rows, band in bands:
-                yield rows, self._finite(span.counts(band))
-            return
-        fit = LinearFit()
-        whole = np.empty(raw.shape, dtype=np.float32)
-        for rows, band in bands:
-            fit.add(self._finite(band), raw[:, rows])
-            whole[:, rows] = band
-        line = fit.line()
-        if line is None:
-            self._warn_of_fit()
-            line = span.width, span.low
-        whole *= np.float32(line[0])
-        whole += np.float32(line[1])
-        yield slice(None), self._finite(whole)
+    def _agreeing(
+        self,
+        engine: Engine,
+        raw: NDArray[Any],
+        span: IntensityRange,
+        expected: Pooled | None,
+        begun: Sweep | None,
+    ) -> _Result:
+        """The result with an attention that looked at what it should."""
+        pooled, tolerance = expected, _AGREES_WITH_PREVIOUS
+        is_whole = len(engine.plan(_shape(raw))) == 1
+        for _ in range(_MOST_PASSES):
+            data = self._once(engine, raw, span, pooled, begun)
+            begun = None
+            seen = engine.pooled
+            if seen is None:
+                return _Result(data, "tile", None)
+            if not all(bool(one.isfinite().all()) for one in seen):
+                raise NotFiniteError("the network's features aren't finite numbers")
+            if pooled is None and is_whole:
+                break
+            if pooled is not None and engine.disagreement(pooled, seen) <= tolerance:
+                break
+            pooled, tolerance = seen, _AGREES
+        return _Result(
+            data, "whole" if pooled is not expected or expected is None else "previous", seen
+        )
 
-    def _finite(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not np.isfinite(values).all():
+    def _once(
+        self,
+        engine: Engine,
+        raw: NDArray[Any],
+        span: IntensityRange,
+        pooled: Pooled | None,
+        begun: Sweep | None,
+    ) -> NDArray[Any]:
+        out = CountsOutput(raw, span, self.model.card.normalisation.target, self.output_dtype)
+
+        def image(where: Where) -> torch.Tensor:
+            return torch.from_numpy(span.normalise(raw[where]))
+
+        for where, values in engine.run(image, _shape(raw), pooled, begun):
+            out.add(where, values)
+        data, is_fitted = out.finish()
+        if not is_fitted:
+            self._warn_once(
+                f"model {self.model.card.name} gave a volume that doesn't rise with the raw one (a flat "
+                "volume, or not what it was trained for): its intensities can't be fitted to counts; "
+                "the raw volume's percentiles are used instead",
+                "fit",
+            )
+        return data
+
+    def _engine(self, precision: str) -> Engine:
+        if precision not in self._engines:
+            self._engines[precision] = Engine(
+                self.model.network,
+                self.model.card.architecture,
+                self.device,
+                precision,
+                self.manner.tile_zyx,
+                self.manner.attention == "tile",
+                self.manner.memory_bytes,
+            )
+        return self._engines[precision]
+
+    def _certify(self) -> Certificate:
+        certificate = certify(self._engine(self.precision), self.model)
+        if not certificate.largest <= self.manner.largest_difference:
             raise RestoreError(
-                f"the network gave values that aren't finite numbers in {self.precision}: "
-                'set precision = "float32" in [model], and check the raw data for NaN'
+                f"model {self.model.card.name} in {self.precision} on {self.device_name} {certificate}: "
+                f"more than largest_difference = {self.manner.largest_difference:g} in [model] allows"
             )
-        return values
+        return certificate
 
-    def _warn_of_fit(self) -> None:
-        if not self._warned_of_fit:
-            self._warned_of_fit = True
-            logger.warning(
-                "model %s gave a volume that doesn't rise with the raw one (a flat volume, or not "
-                "what it was trained for): its intensities can't be fitted to counts; the raw "
-                "volume's percentiles are used instead",
-                self.model.card.name,
-            )
-
-    def _warn_of_rounding(self, width: float) -> None:
-        if not self._warned_of_rounding:
-            self._warned_of_rounding = True
-            logger.warning(
-                "the raw signal spans only %.0f counts: rounding the restored one to whole counts "
-                "loses detail; choose float32 (output_dtype in [model], or --dtype)",
-                width,
-            )
-
-    def _restore_tile(self, tile: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            tensor = torch.from_numpy(tile)[None, None].to(
-                device=self.device, dtype=_DTYPES[self.precision]
-            )
-            restored = self._network(tensor.contiguous(memory_format=torch.channels_last_3d))
-            return np.asarray(restored[0, 0].float().cpu().numpy(), dtype=np.float32)
+    def _warn_once(self, text: str, kind: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            logger.warning("%s", text)
 
 
-def channels_last(network: RCAN3D) -> RCAN3D:
-    """The network with its weights in the layout (N, Z, Y, X, C), converted in place."""
-    for parameter in network.parameters():
-        if parameter.dim() == 5:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-    return network
+def _shape(raw: NDArray[Any]) -> tuple[int, int, int]:
+    nz, ny, nx = raw.shape
+    return nz, ny, nx
 
 
 def _without_gaps(volume: Volume) -> NDArray[Any]:
@@ -285,58 +365,10 @@ def _without_gaps(volume: Volume) -> NDArray[Any]:
     return volume.data[nearest]
 
 
-def choose_device(device: str) -> torch.device:
-    """The torch device behind a profile's word.
-
-    Raises
-    ------
-    RestoreError
-        A GPU is asked for that isn't there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda"):
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = int(device.partition(":")[2] or 0)
-        if index >= found:
-            build = "is built without CUDA" if torch.version.cuda is None else "sees no such GPU"
-            raise RestoreError(
-                f"device {device}: {found} GPUs found; PyTorch {torch.__version__} {build}. Check "
-                'nvidia-smi, install the CUDA build of PyTorch, or set device = "auto"'
-            )
-    return torch.device(device)
-
-
-def choose_precision(precision: Precision, device: torch.device) -> str:
-    """float16 on a GPU and float32 on the processor, unless said otherwise.
-
-    Raises
-    ------
-    RestoreError
-        float16 on the processor.
-    """
-    if precision == "auto":
-        return "float16" if device.type == "cuda" else "float32"
-    if precision == "float16" and device.type == "cpu":
-        raise RestoreError(
-            'precision float16 needs a GPU: on the processor use "bfloat16" or "float32"'
-        )
-    return precision
-
-
-def largest_tile(depth: int, bytes_per_voxel: int, budget_bytes: int) -> tuple[int, int, int]:
-    """The largest tile whose activations fit in memory: of a given depth, square in the plane.
-
-    Parameters
-    ----------
-    depth : int
-        Planes.
-    bytes_per_voxel : int
-        Of one feature tensor: channels times bytes of each.
-    budget_bytes : int
-        For all tensors that live at once.
-    """
-    voxels = budget_bytes // (_LIVE_TENSORS * bytes_per_voxel)
-    side = int(math.sqrt(voxels / depth)) // 16 * 16
-    side = min(max(side, _NARROWEST_TILE), _WIDEST_TILE)
-    return depth, side, side
+def _with_gaps(data: NDArray[Any], volume: Volume) -> NDArray[Any]:
+    """Zero where planes are missing; made in place."""
+    if volume.missing:
+        data.flags.writeable = True
+        data[list(volume.missing)] = 0
+        data.flags.writeable = False
+    return data

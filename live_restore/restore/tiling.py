@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Axis", "Tiles", "blend", "plan_axis", "plan_tiles"]
+__all__ = ["Axis", "Tiles", "blend", "own_parts", "plan_axis", "plan_tiles"]
 
 Array = NDArray[np.float32]
 
@@ -70,6 +70,16 @@ def plan_axis(size: int, largest: int, overlap: int) -> Axis:
     tile = math.ceil((size + (count - 1) * overlap) / count)
     starts = tuple(round(i * (size - tile) / (count - 1)) for i in range(count))
     return Axis(size, tile, starts)
+
+
+def own_parts(axis: Axis) -> list[tuple[int, slice]]:
+    """Where each tile starts, and what of the volume is its own: up to the middle of each overlap."""
+    cuts = [
+        (after + before + axis.tile) // 2
+        for before, after in zip(axis.starts, axis.starts[1:], strict=False)
+    ]
+    edges = [0, *cuts, axis.size]
+    return [(start, slice(*edges[i : i + 2])) for i, start in enumerate(axis.starts)]
 
 
 @dataclass(frozen=True, slots=True)

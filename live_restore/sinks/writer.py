@@ -161,6 +161,9 @@ def provenance(model: ModelUse, origin: str) -> dict[str, str]:
         "precision": model.precision,
         "device": model.device,
         "tile_zyx": "x".join(str(size) for size in model.tile_zyx),
+        "attention": model.attention,
+        "normalisation": model.normalisation,
+        "remark": model.remark or "none",
         "raw": origin,
     }
 

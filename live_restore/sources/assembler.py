@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from live_restore.volume import AcquisitionInfo, Plane, Skipped, Volume, VolumeKey
+from live_restore.volume import (
+    AcquisitionInfo,
+    GrowingVolume,
+    Plane,
+    Skipped,
+    Volume,
+    VolumeKey,
+    utc_now,
+)
 
 __all__ = ["Assembler", "Settled"]
 
@@ -34,7 +42,8 @@ class _Open:
     came: NDArray[np.bool_]  # (Z,)
     num_missing: int
     touched_s: float
-    received_at: datetime
+    num_in_a_row: int = 0  # from plane 0
+    received_at: datetime = field(default_factory=utc_now)
     acquired_at: datetime | None = None
     exposure_ms: float | None = None
     is_live: bool = False
@@ -64,6 +73,8 @@ class Assembler:
     restores_partial : bool
         A volume that is given up is handed on with its missing planes zero, if it has any plane
         and all that it has fit; otherwise it is reported as skipped.
+    on_growth : callable, optional
+        Called with each live volume that has got further without a gap, and isn't whole yet.
     """
 
     def __init__(
@@ -72,7 +83,9 @@ class Assembler:
         timeout_s: float = 300.0,
         restores_partial: bool = False,
         largest_bytes: int | None = None,
+        on_growth: Callable[[GrowingVolume], None] | None = None,
     ) -> None:
+        self._on_growth = on_growth
         self._memory = memory_bytes
         self._largest = largest_bytes
         self._timeout_s = timeout_s
@@ -131,6 +144,8 @@ class Assembler:
         _put(volume, plane)
         if not volume.num_missing:
             settled.append(self._finish(plane.key))
+        elif self._on_growth and _grew(volume) and volume.is_live and not volume.wrong:
+            self._on_growth(GrowingVolume(plane.key, volume.info, volume.data, volume.num_in_a_row))
         return settled
 
     def give_up_overdue(self) -> Iterator[Settled]:
@@ -260,6 +275,13 @@ def _put(volume: _Open, plane: Plane) -> None:
         volume.exposure_ms = volume.exposure_ms or plane.exposure_ms
     volume.num_missing -= not volume.came[plane.z]
     volume.came[plane.z] = True
+
+
+def _grew(volume: _Open) -> bool:
+    before = volume.num_in_a_row
+    while volume.num_in_a_row < len(volume.came) and volume.came[volume.num_in_a_row]:
+        volume.num_in_a_row += 1
+    return volume.num_in_a_row > before
 
 
 def _volume(key: VolumeKey, volume: _Open) -> Volume:

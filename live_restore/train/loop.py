@@ -23,8 +23,7 @@ from torch import Tensor
 
 from live_restore.errors import RestoreError
 from live_restore.restore.model import ModelCard, build_network, save_model
-from live_restore.restore.rcan import RCAN3D
-from live_restore.restore.restorer import channels_last
+from live_restore.restore.rcan import RCAN3D, channels_last
 from live_restore.train.checkpoint import load_checkpoint, save_checkpoint
 from live_restore.train.config import Schedule, TrainConfig
 from live_restore.train.loss import measure_loss
