@@ -47,9 +47,7 @@ def certify(engine: Engine, model: Model) -> Certificate:
     norm = model.card.normalisation
     span = measure_range(raw, norm.low_percent, norm.high_percent, norm.epsilon)
     image = torch.from_numpy(span.normalise(raw))
-    fast = np.empty(raw.shape, np.float32)
-    for where, values in engine.run(lambda where: image[where], raw.shape, None):
-        fast[where] = values
+    fast = engine.whole(image)
     with torch.inference_mode():
         plain = model.network(image[None, None])[0, 0].numpy()
     difference = np.abs(fast - plain)

@@ -171,6 +171,15 @@ class Engine:
         num_voxels = math.prod(shape_zyx)
         self.pooled = self._network.means(sums, num_voxels)
 
+    def whole(self, image: Tensor) -> NDArray[np.float32]:
+        """Restore a small normalised volume in one piece, whatever the tiles of large ones."""
+        nz, ny, nx = image.shape
+        sweep = Sweep(self._network, (nz, ny, nx))
+        sweep.begin()
+        sweep.put(0, image)
+        sweep.advance(nz)
+        return sweep.output.cpu().numpy()
+
     def take(self, shape_zyx: tuple[int, int, int]) -> Sweep:
         """Buffers for a volume or tile of this shape."""
         free = self._free.get(shape_zyx)

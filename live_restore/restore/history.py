@@ -53,7 +53,7 @@ class History:
 
     def of(self, key: VolumeKey, info: AcquisitionInfo) -> Stream:
         """The stream of a volume."""
-        name = (key.acquisition, key.position, key.channel, info.shape_zyx, info.started_at)
+        name = (key.acquisition, key.position, key.channel, info.shape_zyx)
         stream = self._streams.setdefault(name, Stream(self._new_range()))
         self._streams.move_to_end(name)
         if len(self._streams) > _MOST_STREAMS:
