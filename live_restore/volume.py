@@ -268,7 +268,8 @@ class Restored:
     intensity : tuple of float
         Counts that were 0 and 1 in front of the network.
     timing_s : mapping of str to float
-        Seconds spent waiting and restoring.
+        Seconds spent ``waiting`` and ``restoring``; of the latter for ``percentiles`` and in the
+        ``network``.
     is_backfill : bool
         Newer ones were restored before it.
     """

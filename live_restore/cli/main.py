@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from live_restore import __version__
 from live_restore.cli import (
+    bench,
     check,
     commands,
     demo,
@@ -49,6 +50,7 @@ _COMMANDS = (
     evaluate,
     train,
     models,
+    bench,
     import_model,
     export_model,
 )

@@ -27,20 +27,24 @@ class Part:
 
     Attributes
     ----------
-    rows, columns : slice
-        Within the tile; with both ends.
+    rows, columns : tuple of int
+        From which to in front of which, within the tile.
     at_border : tuple of tuple of bool
         Whether its first and last row, then column, are the volume's.
     """
 
-    rows: slice
-    columns: slice
+    rows: tuple[int, int]
+    columns: tuple[int, int]
     at_border: tuple[tuple[bool, bool], tuple[bool, bool]] = ((True, True), (True, True))
 
     @property
     def num_pixels(self) -> int:
         """Of each plane."""
-        return int((self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start))
+        return (self.rows[1] - self.rows[0]) * (self.columns[1] - self.columns[0])
+
+    def of(self, planes: Tensor) -> Tensor:
+        """What of planes is this part, ``(Z, Y, X)`` or with further axes behind."""
+        return planes[:, slice(*self.rows), slice(*self.columns)]
 
 
 class BorderSums:
@@ -75,11 +79,14 @@ class BorderSums:
         z : int
             Index of the first of them.
         """
-        planes = features[0].permute(1, 2, 3, 0)[:, self._part.rows, self._part.columns]
+        planes = self._part.of(features[0].permute(1, 2, 3, 0))
         num, _, nx, _ = planes.shape
-        # Sums of rows by a product: PyTorch's sum of bfloat16 takes as long as a convolution.
-        ones = planes.new_ones((1, 1, 1, nx))
-        of_rows = torch.matmul(ones, planes)[:, :, 0].float()  # (n, Y, C)
+        if planes.is_cuda:
+            of_rows = planes.sum(2, dtype=torch.float32)  # (n, Y, C)
+        else:
+            # By a product: PyTorch's sum of bfloat16 on a processor takes as long as a convolution.
+            ones = planes.new_ones((1, 1, 1, nx))
+            of_rows = torch.matmul(ones, planes)[:, :, 0].float()
         by_x = torch.stack([of_rows, planes[:, :, 0].float(), planes[:, :, -1].float()], dim=2)
         by_yx = torch.stack([by_x.sum(1), by_x[:, 0], by_x[:, -1]], dim=1)
         self._planes[z : z + num] = by_yx

@@ -118,7 +118,7 @@ class Engine:
         shape_zyx: tuple[int, int, int],
         pooled: Pooled | None,
         begun: Sweep | None = None,
-    ) -> Iterator[tuple[Where, NDArray[np.float32]]]:
+    ) -> Iterator[tuple[Where, Tensor]]:
         """Restore a volume once.
 
         Parameters
@@ -137,8 +137,8 @@ class Engine:
         ------
         where : tuple of slice
             In the volume; each voxel once.
-        restored : ndarray of float32
-            Normalised intensities; valid until the next step.
+        restored : Tensor
+            Normalised intensities, float32, on the engine's device; valid until the next step.
         """
         tiles = self.plan(shape_zyx)
         if self.pools_tiles:
@@ -149,8 +149,8 @@ class Engine:
         for (y0, own_y), (x0, own_x) in product(ys, xs):
             _, ty, tx = tiles.tile_zyx
             part = Part(
-                _moved(own_y, -y0),
-                _moved(own_x, -x0),
+                (own_y.start - y0, own_y.stop - y0),
+                (own_x.start - x0, own_x.stop - x0),
                 (
                     (own_y.start == 0, own_y.stop == shape_zyx[1]),
                     (own_x.start == 0, own_x.stop == shape_zyx[2]),
@@ -162,9 +162,8 @@ class Engine:
                 sweep.begin(pooled, part)
             start = sweep.num_given
             sweep.put(start, image((slice(start, shape_zyx[0]), rows, columns)))
-            sweep.advance(shape_zyx[0])
-            own = sweep.output[:, part.rows, part.columns]
-            yield (slice(0, shape_zyx[0]), own_y, own_x), own.cpu().numpy()
+            sweep.complete()
+            yield (slice(0, shape_zyx[0]), own_y, own_x), part.of(sweep.output)
             totals = sweep.totals()
             sums = [a + b for a, b in zip(sums, totals, strict=True)] if sums else totals
             self.give_back(sweep)
@@ -177,7 +176,7 @@ class Engine:
         sweep = Sweep(self._network, (nz, ny, nx))
         sweep.begin()
         sweep.put(0, image)
-        sweep.advance(nz)
+        sweep.complete()
         return sweep.output.cpu().numpy()
 
     def take(self, shape_zyx: tuple[int, int, int]) -> Sweep:
@@ -200,27 +199,25 @@ class Engine:
         """The largest difference that two poolings make to the weight of any channel, of 1."""
         return self._network.disagreement(one, other)
 
-    def _blended(self, image: Image, tiles: Tiles) -> Iterator[tuple[Where, NDArray[np.float32]]]:
+    def _blended(self, image: Image, tiles: Tiles) -> Iterator[tuple[Where, Tensor]]:
         sweep = self.take(tiles.tile_zyx)
 
         def one(where: Where) -> NDArray[np.float32]:
             sweep.begin()
             sweep.put(0, image(where))
-            sweep.advance(sweep.shape_zyx[0])
+            sweep.complete()
             return sweep.output.cpu().numpy()
 
         for rows, band in blend(tiles, one):
-            yield (slice(0, tiles.z.size), rows, slice(0, tiles.x.size)), band
+            yield (slice(0, tiles.z.size), rows, slice(0, tiles.x.size)), torch.from_numpy(band)
         self.pooled = None
         self.give_back(sweep)
 
     def _nbytes(self, shape_zyx: tuple[int, int, int]) -> int:
-        return sweep_nbytes(self._architecture.num_channels, self._dtype.itemsize, shape_zyx)
+        return sweep_nbytes(
+            self._architecture.num_channels, self._dtype.itemsize, shape_zyx, self.device
+        )
 
     @property
     def _narrowest(self) -> int:
         return max(_NARROWEST, 4 * self._architecture.receptive_radius)
-
-
-def _moved(one: slice, by: int) -> slice:
-    return slice(one.start + by, one.stop + by)

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IntensityRange", "LinearFit", "measure_range", "percentiles"]
+__all__ = [
+    "IntensityRange",
+    "LinearFit",
+    "as_range",
+    "histogram_percentiles",
+    "measure_range",
+    "percentiles",
+]
 
 _FLOAT_SAMPLES = 4_000_000
 _FLOAT32_STEP = float(np.finfo(np.float32).eps)
@@ -111,10 +118,15 @@ def _histogram_percentiles(volume: NDArray[Any], q: tuple[float, ...]) -> tuple[
     histogram = np.zeros(bins, dtype=np.int64)
     for plane in volume:
         histogram += np.bincount(plane.ravel(), minlength=bins)
+    return histogram_percentiles(histogram, q)
+
+
+def histogram_percentiles(histogram: NDArray[np.int64], q: tuple[float, ...]) -> tuple[float, ...]:
+    """Percentiles with linear interpolation of whole numbers, from how often each occurs."""
     cumulative = np.cumsum(histogram)
     out = []
     for percent in q:
-        rank = (volume.size - 1) * percent / 100.0
+        rank = (cumulative[-1] - 1) * percent / 100.0
         below, above = np.searchsorted(cumulative, [np.floor(rank), np.ceil(rank)], side="right")
         out.append(float(below + (above - below) * (rank - np.floor(rank))))
     return tuple(out)
@@ -129,6 +141,11 @@ def measure_range(
     input isn't blown up.
     """
     low, high = percentiles(volume, (low_percent, high_percent))
+    return as_range(low, high, epsilon)
+
+
+def as_range(low: float, high: float, epsilon: float = 1e-6) -> IntensityRange:
+    """Between two percentiles, at least one count wide where they are equal."""
     if high <= low:
         high = low + 1.0
     return IntensityRange(low, high, epsilon)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from live_restore.errors import RestoreError
 from live_restore.restore.intensity import IntensityRange, LinearFit
 
 __all__ = ["CountsOutput", "NotFiniteError", "OutputDtype"]
-
-logger = logging.getLogger(__name__)
 
 OutputDtype = Literal["uint16", "float32"]
 
@@ -56,14 +54,15 @@ class CountsOutput:
             self._fit = LinearFit()
             self._whole = np.empty(raw.shape, dtype=np.float32)
 
-    def add(self, where: tuple[slice, ...], values: NDArray[np.float32]) -> None:
-        """Take in a part, normalised, not modified.
+    def add(self, where: tuple[slice, ...], restored: Tensor) -> None:
+        """Take in a part, normalised, float32, not modified.
 
         Raises
         ------
         NotFiniteError
             Not all of it are finite numbers.
         """
+        values = restored.cpu().numpy()
         if self._fit is None:
             for out, plane in zip(self._out[where], values, strict=True):
                 self._put(out, self._span.counts(plane))

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,16 +16,18 @@ from numpy.typing import NDArray
 
 from live_restore.errors import RestoreError
 from live_restore.restore.certificate import Certificate, certify
+from live_restore.restore.device_volume import RawVolume, open_output, open_volume
 from live_restore.restore.devices import Precision, choose_device, choose_precision, device_name
-from live_restore.restore.engine import Engine, Pooled, Where
+from live_restore.restore.engine import Engine, Pooled
 from live_restore.restore.history import History, Stream
-from live_restore.restore.intensity import IntensityRange, measure_range
+from live_restore.restore.intensity import IntensityRange
 from live_restore.restore.manner import AttentionMode, Manner
 from live_restore.restore.model import Model
 from live_restore.restore.normalising import SteadyRange
-from live_restore.restore.output import CountsOutput, NotFiniteError, OutputDtype
+from live_restore.restore.output import NotFiniteError, OutputDtype
 from live_restore.restore.sweep import Sweep
 from live_restore.restore.tiling import Tiles
+from live_restore.restore.transfer import Transfer
 from live_restore.restore.underway import Underway
 from live_restore.volume import GrowingVolume, ModelUse, Restored, Volume, VolumeKey
 
@@ -97,6 +100,8 @@ class RcanRestorer:
         self._may_fall_back = precision == "auto"
         self._warned: set[str] = set()
         self._engines: dict[str, Engine] = {}
+        self._transfer: Transfer | None = None
+        self._network_s = 0.0
         self._history = History(
             lambda: SteadyRange(self.manner.normalisation, self.manner.normalisation_volumes)
         )
@@ -104,6 +109,8 @@ class RcanRestorer:
 
     def __enter__(self) -> Self:
         started = time.monotonic()
+        if self.device.type == "cuda":
+            self._transfer = Transfer(self.device)
         try:
             self.certificate = self._certify()
         except RestoreError as error:
@@ -179,14 +186,16 @@ class RcanRestorer:
             smallest tiles.
         """
         started = time.monotonic()
+        self._network_s = 0.0
         raw = _without_gaps(volume)
-        norm = self.model.card.normalisation
-        own = measure_range(raw, norm.low_percent, norm.high_percent, norm.epsilon)
+        counts = open_volume(raw, self._transfer)
+        own = counts.measure(self.model.card.normalisation)
+        measured = time.monotonic()
         stream = self._history.of(volume.key, volume.info)
         is_next = stream.is_next(volume)
         span, warning = stream.range.settle(own, is_next)
         try:
-            result, precision = self._in_any_precision(volume.key, raw, span, stream)
+            result, precision = self._in_any_precision(volume.key, raw, counts, span, stream)
         except RestoreError as error:
             raise RestoreError(f"{volume.key}: {error}") from error
         if warning:
@@ -205,6 +214,8 @@ class RcanRestorer:
             timing_s={
                 "waiting": started - volume.received_s,
                 "restoring": finished - started,
+                "percentiles": measured - started,
+                "network": self._network_s,
             },
         )
 
@@ -213,7 +224,12 @@ class RcanRestorer:
         return self.manner.attention == "previous" and self._underway.advance(growing)
 
     def _in_any_precision(
-        self, key: VolumeKey, raw: NDArray[Any], span: IntensityRange, stream: Stream
+        self,
+        key: VolumeKey,
+        raw: NDArray[Any],
+        counts: RawVolume,
+        span: IntensityRange,
+        stream: Stream,
     ) -> tuple[_Result, str]:
         """The result in the precision in use, or in float32 where that overflows."""
         if self.output_dtype == "uint16" and span.width < _FEWEST_COUNTS_TO_ROUND:
@@ -225,7 +241,7 @@ class RcanRestorer:
         pooled = stream.pooled if self.manner.attention == "previous" else None
         begun = self._underway.take(key, span, pooled)
         try:
-            return self._in_memory(self.precision, raw, span, pooled, begun), self.precision
+            return self._in_memory(self.precision, raw, counts, span, pooled, begun), self.precision
         except NotFiniteError as error:
             if self.precision == "float32" or not np.isfinite([span.low, span.high]).all():
                 raise NotFiniteError(f"{error}: check the raw data for NaN") from error
@@ -236,7 +252,7 @@ class RcanRestorer:
             f'{remark}; set precision = "float32" in [model] if it happens often', remark
         )
         try:
-            result = self._in_memory("float32", raw, span, pooled)
+            result = self._in_memory("float32", raw, counts, span, pooled)
         except NotFiniteError as error:
             raise NotFiniteError(f"{error}, in float32 either: check model and raw data") from error
         result.remarks.append(remark)
@@ -246,6 +262,7 @@ class RcanRestorer:
         self,
         precision: str,
         raw: NDArray[Any],
+        counts: RawVolume,
         span: IntensityRange,
         pooled: Pooled | None,
         begun: Sweep | None = None,
@@ -256,7 +273,7 @@ class RcanRestorer:
         remarks: list[str] = []
         while True:
             try:
-                result = self._agreeing(engine, raw, span, pooled, begun)
+                result = self._agreeing(engine, raw, counts, span, pooled, begun)
             except (torch.OutOfMemoryError, MemoryError) as error:
                 before, begun = engine.plan(shape).tile_zyx, None
                 if not engine.shrink(shape):
@@ -275,6 +292,7 @@ class RcanRestorer:
         self,
         engine: Engine,
         raw: NDArray[Any],
+        counts: RawVolume,
         span: IntensityRange,
         expected: Pooled | None,
         begun: Sweep | None,
@@ -283,7 +301,7 @@ class RcanRestorer:
         pooled, tolerance = expected, _AGREES_WITH_PREVIOUS
         is_whole = len(engine.plan(_shape(raw))) == 1
         for _ in range(_MOST_PASSES):
-            data = self._once(engine, raw, span, pooled, begun)
+            data = self._once(engine, raw, counts, span, pooled, begun)
             begun = None
             seen = engine.pooled
             if seen is None:
@@ -303,17 +321,21 @@ class RcanRestorer:
         self,
         engine: Engine,
         raw: NDArray[Any],
+        counts: RawVolume,
         span: IntensityRange,
         pooled: Pooled | None,
         begun: Sweep | None,
     ) -> NDArray[Any]:
-        out = CountsOutput(raw, span, self.model.card.normalisation.target, self.output_dtype)
-
-        def image(where: Where) -> torch.Tensor:
-            return torch.from_numpy(span.normalise(raw[where]))
-
-        for where, values in engine.run(image, _shape(raw), pooled, begun):
-            out.add(where, values)
+        target = self.model.card.normalisation.target
+        out = open_output(raw, span, target, self.output_dtype, self._transfer)
+        restored = engine.run(partial(counts.image, span), _shape(raw), pooled, begun)
+        while True:
+            started = time.monotonic()
+            part = next(restored, None)
+            self._network_s += time.monotonic() - started
+            if part is None:
+                break
+            out.add(*part)
         data, is_fitted = out.finish()
         if not is_fitted:
             self._warn_once(

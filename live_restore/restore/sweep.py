@@ -15,6 +15,7 @@ computed once, from the same numbers.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,12 +23,11 @@ import torch
 from torch import Tensor
 
 from live_restore.restore.attention import BorderSums, MeanOfConvolution, Part, channel_weights
+from live_restore.restore.graphs import Recorder
 from live_restore.restore.operators import Convolution, Operators, zeros
 from live_restore.restore.rcan import RCAN3D, ResidualBlock, ResidualGroup
 
 __all__ = ["PreparedNetwork", "Sweep", "sweep_nbytes"]
-
-_MOST_ELEMENTS = 2**31 - 1  # of what one convolution reads: its kernels count in 32 bits
 
 
 @dataclass(slots=True)
@@ -56,8 +56,9 @@ class PreparedNetwork:
         self.outer = outer
         self.num_channels = network.head.out_channels
         device = operators.device
+        network = copy.deepcopy(network).to(device).requires_grad_(False)
         self.head = outer.prepare(network.head)
-        tail = outer.prepare(network.tail, torch.tensor([0.5]))
+        tail = outer.prepare(network.tail, torch.tensor([0.5], device=device))
         self.tail = Convolution(tail.weight, tail.bias + 0.5)
         self.end = operators.prepare(network.conv)
         self.groups: list[list[_Block]] = []
@@ -67,7 +68,7 @@ class PreparedNetwork:
             conv = group.conv
             self.closing.append(None if conv is None else operators.prepare(conv))
             blocks = [block for block in group.blocks if isinstance(block, ResidualBlock)]
-            self.groups.append([_prepared(block, operators, device) for block in blocks])
+            self.groups.append([_prepared(block, operators) for block in blocks])
 
     @property
     def blocks(self) -> list[_Block]:
@@ -92,29 +93,32 @@ class PreparedNetwork:
         )
 
 
-def _prepared(block: ResidualBlock, operators: Operators, device: torch.device) -> _Block:
-    reference = block.to(device)
-    bias = reference.conv2.bias
+def _prepared(block: ResidualBlock, operators: Operators) -> _Block:
+    bias = block.conv2.bias
     assert bias is not None  # noqa: S101 - each convolution of the network has one
-    mean = MeanOfConvolution(reference.conv2.weight.detach(), bias.detach())
-    return _Block(reference, operators.prepare(block.conv1), mean)
+    mean = MeanOfConvolution(block.conv2.weight, bias)
+    return _Block(block, operators.prepare(block.conv1), mean)
 
 
-def sweep_nbytes(num_channels: int, itemsize: int, shape_zyx: tuple[int, int, int]) -> int:
+def sweep_nbytes(
+    num_channels: int, itemsize: int, shape_zyx: tuple[int, int, int], device: torch.device
+) -> int:
     """About what a `Sweep` takes of memory: its buffers, and what a convolution works with."""
     z, y, x = shape_zyx
     features = 4 * (z + 2) * num_channels * itemsize
     outer = 2 * (z + 2) * 4
-    at_work = 2 * _chunk(z, y * x * num_channels) * num_channels * 4
+    at_work = 2 * _chunk(z, y * x * num_channels, device) * num_channels * 4
     return y * x * (features + outer + at_work)
 
 
-def _chunk(num_planes: int, plane_elements: int) -> int:
+def _chunk(num_planes: int, plane_elements: int, device: torch.device) -> int:
     """How many planes one convolution takes at once."""
-    return max(1, min(num_planes, _CHUNK_ELEMENTS // plane_elements))
+    return max(1, min(num_planes, _CHUNK_ELEMENTS[device.type] // plane_elements))
 
 
-_CHUNK_ELEMENTS = 2**23  # a few planes of 512 x 512: results stay below what glibc maps anew
+# On the processor a few planes of 512 x 512, so that results stay below what glibc maps anew; on a GPU
+# what its kernels can count in 32 bits, halos included.
+_CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**30}
 
 
 @dataclass(slots=True)
@@ -153,14 +157,19 @@ class Sweep:
         self.network = network
         self.shape_zyx = shape_zyx
         nz, ny, nx = shape_zyx
-        self._part = part or Part(slice(0, ny), slice(0, nx))
+        self._part = part or Part((0, ny), (0, nx))
         channels = network.num_channels
         self._image = zeros(network.outer, 1, shape_zyx)
         self._skip, self._group, self._block, self._hidden = (
             zeros(network.operators, channels, shape_zyx) for _ in range(4)
         )
         self._out = zeros(network.outer, 1, shape_zyx)
-        self._chunk = _chunk(nz, ny * nx * channels)
+        self._chunk = _chunk(nz, ny * nx * channels, network.operators.device)
+        device = network.operators.device
+        self._sums_of: dict[Part, list[BorderSums]] = {}
+        self._given = [torch.empty(channels, device=device) for _ in network.blocks]
+        self._pooled: list[Tensor] | None = None
+        self._recorder = Recorder(device) if device.type == "cuda" else None
         self._layers: list[_Layer] = []
         self.num_given = 0
 
@@ -177,6 +186,7 @@ class Sweep:
     def put(self, z: int, planes: Tensor) -> None:
         """Take in normalised planes, ``(n, Y, X)``, the first of them plane `z`; `advance` uses them."""
         self.num_given = z + len(planes)
+        planes = planes.to(self._image.device, non_blocking=True)
         torch.mul(planes, 2, out=self._image[0, 0, 1 + z : 1 + z + len(planes)]).sub_(1)
 
     def begin(self, pooled: Sequence[Tensor] | None = None, part: Part | None = None) -> None:
@@ -191,16 +201,14 @@ class Sweep:
             In place of the one before.
         """
         self._part = part or self._part
-        self._sums = [
-            BorderSums(
-                self.network.num_channels,
-                self.shape_zyx[0],
-                self._part,
-                self.network.operators.device,
-            )
-            for _ in self.network.blocks
-        ]
-        self._pooled = list(pooled) if pooled is not None else None
+        if self._part not in self._sums_of:
+            self._sums_of[self._part] = self._new_sums()
+        self._sums = self._sums_of[self._part]
+        self._pooled = None
+        if pooled is not None:
+            self._pooled = self._given  # which a recording reads
+            for own, one in zip(self._given, pooled, strict=True):
+                own.copy_(one)
         self._layers = self._build()
         self.num_given = 0
 
@@ -222,6 +230,17 @@ class Sweep:
             ready = layer.done
         return ready
 
+    def complete(self) -> None:
+        """Go on with all layers to the end: all planes are there."""
+        nz = self.shape_zyx[0]
+        if self._recorder is None or self._layers[0].done:
+            self.advance(nz)
+            return
+        key = self._part, self._pooled is None
+        self._recorder.run(key, lambda: self.advance(nz))
+        for layer in self._layers:
+            layer.done = nz
+
     def pooled(self) -> list[Tensor]:
         """What each block's attention would look at of this volume, when it is done."""
         return self.network.means(self.totals(), self.shape_zyx[0] * self._part.num_pixels)
@@ -229,6 +248,12 @@ class Sweep:
     def totals(self) -> list[Tensor]:
         """The sums behind `pooled`, to be added to those of other tiles."""
         return [sums.total() for sums in self._sums]
+
+    def _new_sums(self) -> list[BorderSums]:
+        channels, device = self.network.num_channels, self.network.operators.device
+        return [
+            BorderSums(channels, self.shape_zyx[0], self._part, device) for _ in self.network.blocks
+        ]
 
     def _build(self) -> list[_Layer]:
         network, layers = self.network, []
