@@ -13,6 +13,7 @@ import numpy as np
 
 from live_restore.evaluate import scoring
 from live_restore.quality import CONVENTION
+from live_restore.restore.manner import Manner
 from live_restore.restore.model import load_model, shipped_model
 from live_restore.restore.restorer import RcanRestorer
 from live_restore.train.config import load_config
@@ -31,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="default")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--attention", choices=("whole", "tile"), default="whole")
     parser.add_argument(
         "--methods", default=",".join([*CLASSICAL, "model"]), help="default: %(default)s"
     )
@@ -38,7 +40,10 @@ def main() -> None:
     config = load_config(shipped_model().with_suffix(".toml"))
     origin = SimulatedOrigin(config.simulation, config.normalisation, config.seed)
     with RcanRestorer(
-        load_model(options.model), options.device, output_dtype="float32"
+        load_model(options.model),
+        options.device,
+        output_dtype="float32",
+        manner=Manner(attention=options.attention),
     ) as restorer:
         classical = scoring.classical_methods()
         possible = {short: classical[name] for short, name in CLASSICAL.items()}

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from live_restore.evaluate import scoring
 from live_restore.evaluate.baselines import Filtered
 from live_restore.quality import CONVENTION
+from live_restore.restore.manner import Manner
 from live_restore.restore.model import load_model
 from live_restore.restore.restorer import RcanRestorer
 from live_restore.simulation import Camera
@@ -69,13 +70,17 @@ def main() -> None:
     parser.add_argument("--photons", type=float, default=10.0)
     parser.add_argument("--model", default="default")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--attention", choices=("whole", "tile"), default="whole")
     parser.add_argument("--methods", default=",".join(METHODS), help="default: %(default)s")
     options = parser.parse_args()
     wanted = options.methods.split(",")
     if unknown := set(wanted) - set(METHODS):
         parser.error(f"--methods: {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
     with RcanRestorer(
-        load_model(options.model), options.device, output_dtype="float32"
+        load_model(options.model),
+        options.device,
+        output_dtype="float32",
+        manner=Manner(attention=options.attention),
     ) as restorer:
         classical = scoring.classical_methods()
         possible = {

@@ -13,6 +13,7 @@ from live_restore.volume import AcquisitionInfo, VolumeKey, VoxelSize
 
 if TYPE_CHECKING:
     from live_restore.restore.devices import Precision
+    from live_restore.restore.manner import AttentionMode
     from live_restore.restore.output import OutputDtype
 
 __all__ = ["Job", "Outcome", "PlanesOfVolume", "Recipe"]
@@ -30,8 +31,8 @@ class Recipe:
         Of it, hexadecimal.
     output : pathlib.Path
         Folder of the results, absolute.
-    device, precision, output_dtype : str
-        As `RcanRestorer` takes them.
+    device, precision, output_dtype, attention : str
+        As `RcanRestorer` and its `Manner` take them.
     voxel_size_um : tuple of float or None
         ``(z, y, x)`` for files that don't say theirs.
     """
@@ -43,11 +44,18 @@ class Recipe:
     precision: Precision = "auto"
     output_dtype: OutputDtype = "uint16"
     voxel_size_um: VoxelSize | None = None
+    attention: AttentionMode = "whole"
 
     @property
     def digest(self) -> str:
         """Another one where results are others."""
-        parts = self.model_sha256, self.precision, self.output_dtype, self.voxel_size_um
+        parts = (
+            self.model_sha256,
+            self.precision,
+            self.output_dtype,
+            self.voxel_size_um,
+            self.attention,
+        )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 

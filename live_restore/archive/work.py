@@ -50,6 +50,7 @@ class Workbench:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
+        from live_restore.restore.manner import Manner
         from live_restore.restore.model import load_model
         from live_restore.restore.restorer import RcanRestorer
 
@@ -60,7 +61,8 @@ class Workbench:
                 f"model {recipe.model}: has the SHA-256 {model.sha256} here, expected "
                 f"{recipe.model_sha256}. All machines must have the same file under this path"
             )
-        restorer = RcanRestorer(model, recipe.device, recipe.precision, recipe.output_dtype)
+        manner = Manner(attention=recipe.attention)
+        restorer = RcanRestorer(model, recipe.device, recipe.precision, recipe.output_dtype, manner)
         self._restorer = restorer.__enter__()
         return self
 

@@ -43,6 +43,13 @@ def add_command(commands: Any) -> None:
         "--precision", choices=("auto", "float16", "bfloat16", "float32"), default="auto"
     )
     parser.add_argument(
+        "--attention",
+        choices=("whole", "tile"),
+        default="whole",
+        help="what the network's channel attention looks at: the whole volume, or tiles as large as the "
+        "patches that it learnt from, as published: slower, often a little better (default: whole)",
+    )
+    parser.add_argument(
         "--psf",
         type=Path,
         metavar="FILE",
@@ -74,6 +81,7 @@ def _run(options: argparse.Namespace) -> int:
     from live_restore.evaluate.report import as_document, as_json, write_scores
     from live_restore.evaluate.summary import summarise
     from live_restore.matched import match_folders
+    from live_restore.restore.manner import Manner
     from live_restore.restore.model import load_model
     from live_restore.restore.restorer import RcanRestorer
 
@@ -85,7 +93,11 @@ def _run(options: argparse.Namespace) -> int:
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     with RcanRestorer(
-        load_model(options.model), options.device, options.precision, "float32"
+        load_model(options.model),
+        options.device,
+        options.precision,
+        "float32",
+        Manner(attention=options.attention),
     ) as restorer:
         scores, rows, use = _evaluate(files, restorer, psf, options)
     summaries = summarise(scores, options.seed)

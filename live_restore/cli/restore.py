@@ -40,6 +40,13 @@ def add_command(commands: Any) -> None:
         "--precision", choices=("auto", "float16", "bfloat16", "float32"), default="auto"
     )
     parser.add_argument(
+        "--attention",
+        choices=("whole", "tile"),
+        default="whole",
+        help="what the network's channel attention looks at: the whole volume, or tiles as large as the "
+        "patches that it learnt from, as published: slower, often a little better (default: whole)",
+    )
+    parser.add_argument(
         "--voxel-size",
         nargs=3,
         type=float,
@@ -126,6 +133,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         options.precision,
         options.dtype,
         tuple(options.voxel_size) if options.voxel_size else None,
+        options.attention,
     )
 
 

@@ -43,8 +43,8 @@ class ModelSettings(Table):
     output_dtype: Literal["uint16", "float32"] = "uint16"
     """Restored intensities are in the raw volume's own counts, as whole numbers or not."""
     tile_zyx: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
-    """Largest tile; without it, chosen from the model and the memory. Unless tiles pool ("tile" below), a tile
-    has all planes."""
+    """Largest tile; without it, chosen from the model and the memory, or, with attention "tile", the patch that
+    the model learnt from. With another attention a tile has all planes."""
     attention: Literal["previous", "whole", "tile"] = "previous"
     """What the network's channel attention looks at: "previous", the volume before in its position and channel
     (the same one again where they differ too much), so that restoration can begin while planes still arrive;

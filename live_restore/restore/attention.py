@@ -65,9 +65,14 @@ class BorderSums:
     def __init__(self, channels: int, num_planes: int, part: Part, device: torch.device) -> None:
         self._part = part
         self._planes = torch.zeros((num_planes, 3, 3, channels), device=device)
+        self._is_whole = all(one for ends in part.at_border for one in ends)
         inside = part.at_border
         mask = torch.tensor([[1.0, *inside[0]], [1.0, *inside[1]]], device=device)
         self._mask = mask[0, :, None, None] * mask[1, None, :, None]
+
+    def planes(self, start: int, end: int) -> Tensor | None:
+        """Where sums of planes go, ``(n, 3, 3, C)``, for whoever has them; not where a part counts."""
+        return self._planes[start:end] if self._is_whole else None
 
     def add(self, features: Tensor, z: int) -> None:
         """Take in planes.

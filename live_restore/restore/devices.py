@@ -8,6 +8,8 @@ import psutil
 import torch
 
 from live_restore.errors import RestoreError
+from live_restore.restore import kernels
+from live_restore.restore.fused import FusedOperators
 from live_restore.restore.operators import OneDnnOperators, Operators, TorchOperators, has_onednn
 
 __all__ = [
@@ -70,6 +72,8 @@ def open_operators(device: torch.device, dtype: torch.dtype) -> Operators:
     """What computes convolutions there, in this type, best."""
     if device.type == "cpu" and has_onednn(dtype):
         return OneDnnOperators(dtype)
+    if device.type == "cuda" and dtype != torch.float32 and kernels.is_available(device):
+        return FusedOperators(device, dtype)
     return TorchOperators(device, dtype)
 
 

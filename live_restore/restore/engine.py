@@ -22,7 +22,7 @@ __all__ = ["Engine", "Image", "Pooled", "Where"]
 
 _SHARE = 0.4  # of the memory that is free at start; the rest is for volumes and for other programs
 _NARROWEST = 96
-_POOLING_TILE = 16, 256, 256  # as published
+PUBLISHED_TILE = 16, 256, 256  # that pools alone: the patch of the published training
 
 Where = tuple[slice, slice, slice]
 Image = Callable[[Where], Tensor]
@@ -45,7 +45,8 @@ class Engine:
     precision : {"float16", "bfloat16", "float32"}
         Of the features; intensities are float32 at both ends.
     tile_zyx : tuple of int, optional
-        Largest tile; otherwise chosen from the memory that is free now.
+        Largest tile; otherwise chosen from the memory that is free now, or, where tiles pool, the
+        patch of the published training.
     pools_tiles : bool
         Each tile's attention looks at that tile alone, and tiles are blended, as published.
     memory_bytes : int, optional
@@ -87,8 +88,9 @@ class Engine:
         radius = self._architecture.receptive_radius
         nz, ny, nx = shape_zyx
         if self.pools_tiles:
-            overlap = (min(radius, 8), min(2 * radius, 32), min(2 * radius, 32))
-            return plan_tiles(shape_zyx, self._tile_zyx or _POOLING_TILE, overlap)
+            tz, ty, tx = self._tile_zyx or PUBLISHED_TILE
+            overlap = (min(radius, tz // 4), min(radius, ty // 4), min(radius, tx // 4))
+            return plan_tiles(shape_zyx, (tz, ty, tx), overlap)
         if self._tile_zyx is not None:
             largest = nz, *self._tile_zyx[1:]
         elif self._nbytes(shape_zyx) <= self._budget:

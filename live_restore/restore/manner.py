@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from live_restore.restore.model import ModelCard
 from live_restore.restore.normalising import NormalisationMode
 
 __all__ = ["AttentionMode", "Manner"]
@@ -21,7 +22,8 @@ class Manner:
     Attributes
     ----------
     tile_zyx : tuple of int, optional
-        Largest tile; otherwise chosen from the memory.
+        Largest tile; otherwise chosen from the memory, or, where tiles pool, the patch of the
+        model's training.
     attention : {"whole", "previous", "tile"}
         See `AttentionMode`.
     normalisation : {"running", "locked", "per_volume"}
@@ -41,3 +43,9 @@ class Manner:
     normalisation_volumes: int = 5
     largest_difference: float = 0.03
     memory_bytes: int | None = None
+
+    def largest_tile(self, card: ModelCard) -> tuple[int, int, int] | None:
+        """Where tiles pool, they do as the patches did that the model learnt from."""
+        if self.tile_zyx is None and self.attention == "tile" and card.statistics:
+            return card.statistics.patch_zyx
+        return self.tile_zyx

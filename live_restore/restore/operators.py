@@ -13,14 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Convolution", "OneDnnOperators", "Operators", "TorchOperators", "has_onednn"]
+__all__ = [
+    "Convolution",
+    "OneDnnOperators",
+    "Operators",
+    "TorchOperators",
+    "has_onednn",
+    "scaled",
+    "zeros",
+]
 
 _PADDING = (0, 1, 1)
 _ONEDNN = torch.ops.mkldnn
 _ONES = (1, 1, 1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Convolution:
     """A 3×3×3 convolution ready to be used.
 
@@ -56,8 +64,21 @@ class Operators(Protocol):
         """``out = conv(x)``; `out` may be of another dtype."""
         ...
 
-    def conv_relu(self, x: Tensor, conv: Convolution, out: Tensor) -> None:
-        """``out = relu(conv(x))``."""
+    def conv_relu(
+        self, x: Tensor, conv: Convolution, out: Tensor, sums: Tensor | None = None
+    ) -> bool:
+        """``out = relu(conv(x))``.
+
+        Parameters
+        ----------
+        sums : Tensor, (Z, 3, 3, C), optional
+            float32, for the sums of each plane of `out` over {all, first, last} rows × columns.
+
+        Returns
+        -------
+        bool
+            Whether `sums` was filled, in the same pass.
+        """
         ...
 
     def conv_add(self, x: Tensor, conv: Convolution, into: Tensor) -> None:
@@ -74,7 +95,7 @@ class TorchOperators:
 
     def prepare(self, conv: nn.Conv3d, scale: Tensor | None = None) -> Convolution:
         """See `Operators.prepare`."""
-        weight, bias = _scaled(conv, scale)
+        weight, bias = scaled(conv, scale)
         return Convolution(
             weight.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last_3d),
             bias.to(self.device, self.dtype),
@@ -84,9 +105,16 @@ class TorchOperators:
         """See `Operators.conv`."""
         out.copy_(self._conv(x, conv))
 
-    def conv_relu(self, x: Tensor, conv: Convolution, out: Tensor) -> None:
+    def conv_relu(
+        self,
+        x: Tensor,
+        conv: Convolution,
+        out: Tensor,
+        sums: Tensor | None = None,  # noqa: ARG002
+    ) -> bool:
         """See `Operators.conv_relu`."""
         out.copy_(torch.relu_(self._conv(x, conv)))
+        return False
 
     def conv_add(self, x: Tensor, conv: Convolution, into: Tensor) -> None:
         """See `Operators.conv_add`."""
@@ -111,7 +139,7 @@ class OneDnnOperators:
 
     def prepare(self, conv: nn.Conv3d, scale: Tensor | None = None) -> Convolution:
         """See `Operators.prepare`."""
-        weight, bias = _scaled(conv, scale)
+        weight, bias = scaled(conv, scale)
         reordered = _ONEDNN._reorder_convolution_weight(
             weight.to(self.dtype), _PADDING, _ONES, _ONES, 1
         )
@@ -125,10 +153,17 @@ class OneDnnOperators:
             )
         )
 
-    def conv_relu(self, x: Tensor, conv: Convolution, out: Tensor) -> None:
+    def conv_relu(
+        self,
+        x: Tensor,
+        conv: Convolution,
+        out: Tensor,
+        sums: Tensor | None = None,  # noqa: ARG002
+    ) -> bool:
         """See `Operators.conv_relu`."""
         # A sum into zeros writes where it is told to; a fresh tensor of this size costs page faults.
         self._sum(x, conv, out.zero_(), "relu")
+        return False
 
     def conv_add(self, x: Tensor, conv: Convolution, into: Tensor) -> None:
         """See `Operators.conv_add`."""
@@ -156,7 +191,8 @@ def has_onednn(dtype: torch.dtype) -> bool:
     return torch.allclose(out[:, :, 1:-1].float(), wanted, atol=0.05)
 
 
-def _scaled(conv: nn.Conv3d, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+def scaled(conv: nn.Conv3d, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias in float32, each output channel times `scale`."""
     weight, bias = conv.weight.detach().float(), conv.bias
     assert bias is not None  # noqa: S101 - each convolution of the network has one
     bias = bias.detach().float()

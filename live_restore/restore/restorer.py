@@ -353,7 +353,7 @@ class RcanRestorer:
                 self.model.card.architecture,
                 self.device,
                 precision,
-                self.manner.tile_zyx,
+                self.manner.largest_tile(self.model.card),
                 self.manner.attention == "tile",
                 self.manner.memory_bytes,
             )

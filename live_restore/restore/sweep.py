@@ -295,8 +295,9 @@ class Sweep:
 
         def first(start: int, end: int) -> None:
             out = _own(self._hidden, start, end)
-            operators.conv_relu(_read(x, start, end), block.first, out)
-            sums.add(out, start)
+            planes = sums.planes(start, end)
+            if not operators.conv_relu(_read(x, start, end), block.first, out, planes):
+                sums.add(out, start)
 
         def weigh() -> None:
             seen = self._mean(block, sums) if pooled is None else pooled
