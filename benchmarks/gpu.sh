@@ -7,4 +7,5 @@ for precision in float32 float16; do
     python benchmarks/memory.py --device cuda --precision "$precision"
     python benchmarks/memory.py --device cuda --precision "$precision" --shape 64,512,512
 done
+timeout 480 python benchmarks/engine_gpu.py
 python benchmarks/real_stacks.py --device cuda

@@ -35,7 +35,7 @@ from live_restore.record import Record, open_ledger, open_metrics, open_spool
 from live_restore.reloading import ReloadingRestorer
 from live_restore.sinks import open_sinks
 from live_restore.sources import open_source
-from live_restore.sources.assembler import Assembler, Settled
+from live_restore.sources.assembler import Assembler, Settled, room_for_stacks
 from live_restore.spool import Spool, Spooled
 from live_restore.volume import (
     AcquisitionEnd,
@@ -162,10 +162,10 @@ class Service:
             when_idle=self._early.work,
         )
         self._assembler = Assembler(
-            stacks.memory_mb * _MB,
+            room := room_for_stacks(stacks.memory_mb),
             stacks.timeout_s,
             stacks.partial == "restore",
-            None if source.is_durable else stacks.memory_mb * _MB,  # others may announce anything
+            None if source.is_durable else room,  # others may announce anything
             self._early.watch(inbox.nudge),
         )
         restoring: Stage[_Waiting] = Stage(

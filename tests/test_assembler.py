@@ -2,10 +2,11 @@ import logging
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 
 from live_restore.sources import assembler as assembler_module
-from live_restore.sources.assembler import Assembler
+from live_restore.sources.assembler import Assembler, room_for_stacks
 from live_restore.volume import Plane, Skipped, Volume, VolumeKey
 from tests.conftest import make_info
 
@@ -249,3 +250,8 @@ def test_wrong_planes_again_and_again_are_told_of_once(assembler, caplog):
     assert caplog.text.count("the acquisition announced 3 planes") == 1
     settled = [s for z in range(3) for s in assembler.add(plane(z))]
     assert [s.cause for s in settled] == ["mismatch"]
+
+
+def test_stacks_may_take_a_quarter_of_the_memory_unless_told_otherwise():
+    assert room_for_stacks(3) == 3 * 2**20
+    assert room_for_stacks(None) == psutil.virtual_memory().total // 4

@@ -126,9 +126,9 @@ class StackSettings(Table):
     partial: Literal["skip", "restore"] = "skip"
     """What becomes of a stack that was given up: only reported, with what is missing, or restored
     all the same; the planes that are missing are then zero, and named in the header."""
-    memory_mb: PositiveInt = 2048
-    """Unfinished stacks; beyond it the oldest is given up. A stack that alone is larger is skipped, unless it
-    comes from a folder."""
+    memory_mb: PositiveInt | None = None
+    """Unfinished stacks; without it, a quarter of this computer's memory. Beyond it the oldest is given up. A
+    stack that alone is larger is skipped, unless it comes from a folder."""
 
 
 class Profile(Table):

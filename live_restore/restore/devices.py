@@ -72,6 +72,9 @@ def open_operators(device: torch.device, dtype: torch.dtype) -> Operators:
     """What computes convolutions there, in this type, best."""
     if device.type == "cpu" and has_onednn(dtype):
         return OneDnnOperators(dtype)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # shapes stay
+        torch.backends.cudnn.allow_tf32 = False  # float32 is what others are measured against
     if device.type == "cuda" and dtype != torch.float32 and kernels.is_available(device):
         return FusedOperators(device, dtype)
     return TorchOperators(device, dtype)

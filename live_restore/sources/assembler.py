@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from live_restore.volume import (
@@ -22,7 +23,7 @@ from live_restore.volume import (
     utc_now,
 )
 
-__all__ = ["Assembler", "Settled"]
+__all__ = ["Assembler", "Settled", "room_for_stacks"]
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +232,11 @@ class Assembler:
         self._closed[key] = None
         if len(self._closed) > _REMEMBERED_VOLUMES:
             del self._closed[next(iter(self._closed))]
+
+
+def room_for_stacks(memory_mb: int | None) -> int:
+    """Bytes that unfinished volumes may take: so many MiB, or a quarter of this computer's memory."""
+    return (memory_mb << 20) if memory_mb else int(psutil.virtual_memory().total) // 4
 
 
 def _told(info: AcquisitionInfo) -> str:
