@@ -96,10 +96,21 @@ class Source(_Context, Protocol):
 
 
 class Restorer(_Context, Protocol):
-    """Turns raw volumes into restored ones. Entering loads and warms the model."""
+    """Turns raw volumes into restored ones. Entering loads and warms the model.
+
+    Attributes
+    ----------
+    num_workers : int
+        How many volumes it can restore at once.
+    """
+
+    @property
+    def num_workers(self) -> int:
+        """See above."""
+        ...
 
     def restore(self, volume: Volume) -> Restored:
-        """Restore one volume; called from the restore thread only, as `advance` is.
+        """Restore one volume; called from as many threads at once as it has workers.
 
         Raises
         ------
@@ -111,7 +122,8 @@ class Restorer(_Context, Protocol):
     def advance(self, growing: Sequence[GrowingVolume]) -> bool:
         """Do some of the work on volumes whose planes still come; what was begun of others is dropped.
 
-        Called when nothing whole waits. Gives whether there was something to do.
+        Called when nothing whole waits, by one thread at a time, and not beside `restore` where there is
+        one worker. Gives whether there was something to do.
         """
         ...
 

@@ -79,6 +79,8 @@ class ModelHeader(BaseModel):
     """running or locked: by other volumes of the stream; per_volume: by this one."""
     remark: str = ""
     """What was unusual, for people: an overflow, a lack of memory, intensities that jump."""
+    difference: float | None = None
+    """The largest from float32, of the intensity range, on a probe volume when the model was loaded."""
 
 
 class Statistics(BaseModel):

@@ -214,24 +214,27 @@ class VolumeQueue(Generic[T]):
 
 
 class Stage(threading.Thread, Generic[T]):
-    """A thread that does its work on each item of a queue until the queue is closed.
+    """Threads that do their work on each item of a queue until the queue is closed.
 
-    One bad item doesn't end it, several in a row do.
+    One bad item doesn't end it, several in a row do. Whatever the number of threads, what is done with
+    results and failures is done by one of them at a time, in the order in which items were taken.
 
     Parameters
     ----------
     name : str
-        Of the thread, for logs.
+        Of the threads, for logs.
     queue : VolumeQueue
         Emptied by this stage alone.
     work : callable
-        Called with each item, from this thread.
+        Called with each item; gives what is to be done with the result, if there is anything.
     on_failure : callable
-        Called with item and exception when `work` raised, from this thread.
+        Called with item and exception when either raised.
     on_end : callable
-        Called last, from this thread, also after a failure.
+        Called last, also after a failure.
     max_failures : int
         So many in a row end the stage.
+    num_workers : int
+        How many items are worked on at once.
 
     Attributes
     ----------
@@ -243,10 +246,11 @@ class Stage(threading.Thread, Generic[T]):
         self,
         name: str,
         queue: VolumeQueue[T],
-        work: Callable[[T], None],
+        work: Callable[[T], Callable[[], None] | None],
         on_failure: Callable[[T, Exception], None],
         on_end: Callable[[], None],
         max_failures: int = 5,
+        num_workers: int = 1,
     ) -> None:
         super().__init__(name=name)
         self.queue = queue
@@ -255,22 +259,66 @@ class Stage(threading.Thread, Generic[T]):
         self._on_failure = on_failure
         self._on_end = on_end
         self._max_failures = max_failures
+        self._num_failures = 0  # in a row
+        self._num_workers = num_workers
+        self._items = iter(queue)
+        self._taking = threading.Lock()
+        self._num_taken = 0
+        self._num_done = 0
+        self._turn = threading.Condition()
 
     def run(self) -> None:
         """Work until the queue is closed and empty, or too much has failed."""
-        failures = 0
+        others = [
+            threading.Thread(target=self._run, name=f"{self.name} {number}")
+            for number in range(2, self._num_workers + 1)
+        ]
+        for other in others:
+            other.start()
         try:
-            for item in self.queue:
-                try:
-                    self._work(item)
-                    failures = 0
-                except Exception as error:
-                    failures += 1
-                    self._on_failure(item, error)
-                    if failures >= self._max_failures:
-                        raise
-        except Exception as error:  # noqa: BLE001 - kept for whoever supervises
-            self.error = error
-            logger.error("stage %s ends after %d failures in a row", self.name, failures)
+            self._run()
+            for other in others:
+                other.join()
         finally:
             self._on_end()
+
+    def _run(self) -> None:
+        while True:
+            with self._taking:
+                item = next(self._items, None) if self.error is None else None
+                if item is None:
+                    return
+                number = self._num_taken
+                self._num_taken += 1
+            result: Callable[[], None] | Exception | None
+            try:
+                result = self._work(item)
+            except Exception as error:  # noqa: BLE001 - told of when it is this item's turn
+                result = error
+            with self._turn:
+                while self._num_done != number:
+                    self._turn.wait()
+                try:
+                    self._settle(item, result)
+                except Exception as error:  # noqa: BLE001 - kept for whoever supervises
+                    self._die(error)
+                self._num_done += 1
+                self._turn.notify_all()
+
+    def _settle(self, item: T, result: Callable[[], None] | Exception | None) -> None:
+        try:
+            if isinstance(result, Exception):
+                raise result
+            if result is not None:
+                result()
+            self._num_failures = 0
+        except Exception as error:
+            self._num_failures += 1
+            self._on_failure(item, error)
+            if self._num_failures >= self._max_failures:
+                raise
+
+    def _die(self, error: Exception) -> None:
+        self.error = self.error or error
+        self.queue.close()  # another may wait for an item
+        logger.error("stage %s ends after %d failures in a row", self.name, self._num_failures)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -42,7 +44,8 @@ class ReloadingRestorer:
         self._read = read
         self.reloads = {"loaded": 0, "failed": 0, "refused": 0}
         self._current: Restorer | None = None
-        self._in_use = threading.Lock()
+        self._users: Counter[int] = Counter()  # of restorers by their ids
+        self._in_use = threading.Condition()
         self._loading: threading.Thread | None = None
         self._reloads = threading.Lock()
 
@@ -67,15 +70,34 @@ class ReloadingRestorer:
 
     def restore(self, volume: Volume) -> Restored:
         """See `Restorer.restore`."""
-        with self._in_use:
-            if self._current is None:
-                raise RuntimeError("entered first")
-            return self._current.restore(volume)
+        with self._using() as restorer:
+            return restorer.restore(volume)
 
     def advance(self, growing: Sequence[GrowingVolume]) -> bool:
         """See `Restorer.advance`."""
+        with self._using() as restorer:
+            return restorer.advance(growing)
+
+    @property
+    def num_workers(self) -> int:
+        """See `Restorer`."""
+        with self._using() as restorer:
+            return restorer.num_workers
+
+    @contextmanager
+    def _using(self) -> Iterator[Restorer]:
+        """The restorer in use, which stays until nobody uses it."""
         with self._in_use:
-            return self._current is not None and self._current.advance(growing)
+            restorer = self._current
+            if restorer is None:
+                raise RuntimeError("entered first")
+            self._users[id(restorer)] += 1
+        try:
+            yield restorer
+        finally:
+            with self._in_use:
+                self._users[id(restorer)] -= 1
+                self._in_use.notify_all()
 
     def reload(self) -> str:
         """Check the profile, and begin to load its model; what was begun, in words.
@@ -129,6 +151,8 @@ class ReloadingRestorer:
         else:
             with self._in_use:
                 before, self._current = self._current, successor
+                self._in_use.wait_for(lambda: not self._users[id(before)])
+                del self._users[id(before)]
             if before is not None:
                 before.__exit__(None, None, None)
             self.reloads["loaded"] += 1

@@ -19,8 +19,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 
 from live_restore.backfill import Backfill
 from live_restore.delivery import Delivery
@@ -41,6 +42,8 @@ from live_restore.volume import (
     AcquisitionEnd,
     AcquisitionInfo,
     Plane,
+    Restored,
+    SkipCause,
     Skipped,
     SourceState,
     Volume,
@@ -57,6 +60,7 @@ _MB = 2**20
 _SIGNAL_CHECK_S = 1.0  # on Windows a signal's handler runs only when a wait ends
 _STOP = "stop"
 _RELOAD = "reload"
+_TOLD = ("seen", "restored", "skipped", "left for the next start")
 
 
 class Service:
@@ -124,13 +128,9 @@ class Service:
             )
             for sink in sinks.values():
                 opened.enter_context(sink)
-            self._metrics = open_metrics(self._profile)
-            if self._metrics is not None:
-                opened.enter_context(self._metrics)
+            self._metrics = opened.enter_context(open_metrics(self._profile) or nullcontext())
             opened.enter_context(self._restorer)
-            ledger = open_ledger(self._profile)
-            if ledger is not None:
-                opened.enter_context(ledger)
+            ledger = opened.enter_context(open_ledger(self._profile) or nullcontext())
             self._record = Record(ledger, self._profile, self._metrics)
             source = open_source(self._profile, ledger)
             # What it gives it gives again to the next run, unless that was restored.
@@ -138,9 +138,7 @@ class Service:
             if not source.is_durable:
                 if ledger is not None:
                     ledger.give_up_waiting("the program ended before it was restored")
-                self._spool = open_spool(self._profile)
-                if self._spool is not None:
-                    opened.enter_context(self._spool)
+                self._spool = opened.enter_context(open_spool(self._profile) or nullcontext())
             opened.enter_context(source)
             if self._on_ready:
                 self._on_ready()
@@ -174,6 +172,7 @@ class Service:
             self._restore,
             self._restore_failed,
             lambda: self._after_restoring(inbox, restoring),
+            num_workers=self._restorer.num_workers,
         )
         parts = (inbox, self._spool, self._restorer, self._deliveries, sinks)
         monitor(self._metrics, source, self._assembler, *parts)
@@ -185,8 +184,7 @@ class Service:
         self._supervise({thread.name for thread in threads}, inbox)
         for thread in threads:
             thread.join()
-        told = ("seen", "restored", "skipped", "left for the next start")
-        logger.info("done: volumes %s", ", ".join(f"{self.counts[one]} {one}" for one in told))
+        logger.info("done: volumes %s", ", ".join(f"{self.counts[one]} {one}" for one in _TOLD))
         if failures := sum(one.num_failures for one in self._deliveries.values()):
             self.counts["sink failures"] = failures
         errors = [restoring.error, *(delivery.error for delivery in self._deliveries.values())]
@@ -345,27 +343,29 @@ class Service:
 
     # --- restore thread ---
 
-    def _restore(self, waiting: _Waiting) -> None:
+    def _restore(self, waiting: _Waiting) -> Callable[[], None]:
         try:
             volume = waiting.load() if isinstance(waiting, Spooled) else waiting
-            restored = self._restorer.restore(volume)
+            return partial(self._restored, waiting, self._restorer.restore(volume))
         except LiveRestoreError as error:
             # Understood, and this volume's own fault: however many there are, the next may be well.
-            self._skip(Skipped(waiting.key, str(error), is_final=True, cause="refused"))
-            self._discard(waiting)
-            return
+            return partial(self._give_up, waiting, str(error), "refused")
+
+    def _restored(self, waiting: _Waiting, restored: Restored) -> None:
         self.counts["restored"] += 1
         self._record.restored(restored)
-        logger.debug("%s: restored in %.3f s", volume.key, restored.timing_s["restoring"])
-        self._send(replace(restored, is_backfill=self._backfill.is_backfill(volume)))
-        self._settle(volume.key)
+        logger.debug("%s: restored in %.3f s", restored.key, restored.timing_s["restoring"])
+        self._send(replace(restored, is_backfill=self._backfill.is_backfill(restored.raw)))
+        self._settle(restored.key)
         self._discard(waiting)
 
     def _restore_failed(self, volume: _Waiting, error: Exception) -> None:
         logger.error("%s: restoration failed", volume.key, exc_info=error)
-        reason = f"restoration failed: {type(error).__name__}: {error}"
-        self._skip(Skipped(volume.key, reason, is_final=True))
-        self._discard(volume)
+        self._give_up(volume, f"restoration failed: {type(error).__name__}: {error}", "failed")
+
+    def _give_up(self, waiting: _Waiting, reason: str, cause: SkipCause) -> None:
+        self._skip(Skipped(waiting.key, reason, is_final=True, cause=cause))
+        self._discard(waiting)
 
     def _after_restoring(self, inbox: VolumeQueue[_Waiting], stage: Stage[_Waiting]) -> None:
         for volume in inbox.clear():  # only where the stage died

@@ -237,6 +237,9 @@ class ModelUse:
         ``running``, ``locked`` or ``per_volume``.
     remark : str
         What was unusual, for people.
+    difference : float or None
+        The largest from float32, on a probe volume and of its intensity range; measured when the
+        model was loaded.
     """
 
     name: str
@@ -247,6 +250,7 @@ class ModelUse:
     attention: str = "whole"
     normalisation: str = "per_volume"
     remark: str = ""
+    difference: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 
@@ -158,7 +159,7 @@ def test_closing_wakes_a_waiting_producer():
     assert seen == ["closed"]
 
 
-def run_stage(items, work, max_failures=3):
+def run_stage(items, work, max_failures=3, num_workers=1):
     queue = queue_of("strict", 1000)
     failures, ends = [], []
     for item in items:
@@ -171,9 +172,10 @@ def run_stage(items, work, max_failures=3):
         lambda i, e: failures.append((i, str(e))),
         lambda: ends.append(1),
         max_failures,
+        num_workers,
     )
     stage.start()
-    stage.join(5)
+    stage.join(30)
     return stage, failures, ends
 
 
@@ -207,3 +209,98 @@ def test_failures_that_are_not_in_a_row_do_not_end_a_stage():
     stage, failures, _ = run_stage("xxaxxaxx", work)
     assert len(failures) == 6
     assert stage.error is None
+
+
+# --- several workers ---
+
+
+def test_results_of_several_workers_are_dealt_with_in_order():
+    done, together, most = [], threading.Barrier(3), []
+
+    def work(item):
+        together.wait(20)  # three at once, or never
+        time.sleep(0.05 * (3 - item % 3))  # the first takes longest
+        most.append(item)
+        return lambda: done.append((item, threading.current_thread().name))
+
+    stage, failures, ends = run_stage(range(9), work, num_workers=3)
+    assert [item for item, _ in done] == list(range(9))
+    assert most != list(range(9))
+    assert {name for _, name in done} == {"s", "s 2", "s 3"}
+    assert not failures
+    assert ends == [1]
+    assert stage.error is None
+
+
+def test_failures_of_several_workers_are_told_of_in_order():
+    told = []
+
+    def work(item):
+        time.sleep(0.02 * (3 - item % 3))
+        if item % 2:
+            raise ValueError(item)
+        return lambda: told.append(item)
+
+    queue = VolumeQueue(1000, "strict", lambda item: 1)
+    for item in range(8):
+        queue.put(item)
+    queue.close()
+    stage = Stage(
+        "test", queue, work, lambda item, error: told.append(-item), lambda: None, 2, num_workers=3
+    )
+    stage.start()
+    stage.join(20)
+    assert told == [0, -1, 2, -3, 4, -5, 6, -7]
+    assert stage.error is None
+
+
+def test_a_stage_that_dies_ends_all_its_workers_though_nothing_more_comes():
+    queue = VolumeQueue(1000, "strict", lambda item: 1)
+    ends = []
+    stage = Stage(
+        "test", queue, lambda item: 1 / 0, lambda *_: None, lambda: ends.append(1), 2, num_workers=4
+    )
+    stage.start()
+    queue.put("a")
+    queue.put("b")
+    stage.join(20)
+    assert not stage.is_alive()
+    assert isinstance(stage.error, ZeroDivisionError)
+    assert ends == [1]
+    with pytest.raises(QueueClosedError):
+        queue.put("c")
+
+
+def test_a_consumer_with_nothing_to_take_does_what_it_is_nudged_to():
+    did, left = [], [2]
+
+    def idle():
+        did.append(threading.current_thread().name)
+        left[0] -= 1
+        return left[0] > 0
+
+    queue = VolumeQueue(100, "live", lambda item: 1, when_idle=idle)
+    taken = []
+    reader = threading.Thread(target=lambda: taken.extend(queue), name="reader")
+    reader.start()
+    queue.nudge()
+    deadline = time.monotonic() + 20
+    while len(did) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    queue.put("a")
+    queue.close()
+    reader.join(20)
+    assert did == ["reader", "reader"]
+    assert taken == ["a"]
+
+
+def test_what_waits_goes_before_idle_work():
+    did = []
+    queue = VolumeQueue(100, "live", lambda item: 1, when_idle=lambda: did.append(1))
+    queue.nudge()
+    queue.put("a")
+    items = iter(queue)
+    assert next(items) == "a"
+    queue.close()
+    assert list(items) == []
+    assert did == []

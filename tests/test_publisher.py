@@ -172,7 +172,9 @@ def test_a_late_viewer_gets_the_latest_through_the_control_port(endpoints):
         assert catalog["streams"] == [
             {"position": "0", "channel": "DAPI", "last": 2, "held": [0, 1, 2]}
         ]
-        assert control.status()["session"] == publisher.session
+        status = control.status()
+        assert status["session"] == publisher.session
+        assert status["model"]["precision"] == "float32"
         with pytest.raises(ProtocolError, match="isn't held"):
             control.sequence(7, "DAPI")
         with pytest.raises(ProtocolError, match="isn't held"):

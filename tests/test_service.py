@@ -11,9 +11,11 @@ from live_restore import service as service_module
 from live_restore.client import EndHeader, SkippedHeader, Subscriber, VolumeMessage
 from live_restore.errors import RestoreError, SinkError
 from live_restore.profile import parse_profile
+from live_restore.restore.restorer import RcanRestorer
+from live_restore.restore.sweep import Sweep
 from live_restore.service import Service
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, Restored, Skipped, VolumeKey
-from tests.conftest import make_restored
+from tests.conftest import make_info, make_restored, wait_for
 
 
 def profile_text(model, endpoints=None, order="strict", **source):
@@ -58,13 +60,14 @@ class Collector:
 
 
 class FakeRestorer:
-    def advance(self, growing):
-        return False
-
     """A restorer that obeys the same protocol, and does what a test wants first."""
 
-    def __init__(self, before=lambda volume: None):
+    def __init__(self, before=lambda volume: None, num_workers=1):
         self._before = before
+        self.num_workers = num_workers
+
+    def advance(self, growing):
+        return False
 
     def __enter__(self):
         return self
@@ -343,3 +346,77 @@ def test_skips_reach_viewers(tiny_model, endpoints, tmp_path, monkeypatch):
     assert [m.reason for m in got if isinstance(m, SkippedHeader)] == [
         "2 of 4 planes are missing: 2, 3"
     ]
+
+
+def test_volumes_restored_at_once_are_sent_in_the_order_in_which_they_came(run):
+    together, restored = threading.Barrier(3), []
+
+    def meet(volume):
+        together.wait(20)
+        time.sleep(0.05 * (3 - len(restored) % 3))
+        restored.append(volume.key)
+
+    collector = Collector()
+    restorer = FakeRestorer(meet, num_workers=3)
+    ok, _ = run({"a": collector}, restorer, order="strict")
+    assert ok
+    sent = [item.key for item in collector.of(Restored)]
+    assert len(sent) == 6
+    assert sent == sorted(sent, key=lambda key: (key.time, key.channel != sent[0].channel))
+    assert isinstance(collector.items[-1], AcquisitionEnd)
+
+
+class PacedSource:
+    """Gives two volumes, plane by plane, each when the one before it was worked on."""
+
+    is_durable = False
+
+    def __init__(self, worked):
+        self._worked = worked
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def events(self, stop):
+        info = make_info((16, 12, 12), "u2")
+        yield info
+        self._worked.clear()  # of what tried the model out
+        for number in range(2):
+            data = np.random.default_rng(number).integers(100, 900, (16, 12, 12)).astype("u2")
+            for z in range(16):
+                yield Plane(VolumeKey(info.acquisition, "0", number, "DAPI"), z, data[z])
+                if number == 1 and z in (3, 7, 11):
+                    wait_for(lambda z=z: self._worked == [*range(4, z + 2, 4)], "the planes' work")
+            if number == 0:
+                wait_for(lambda: self._worked == ["restored"], "the first volume")
+                self._worked.clear()
+        yield AcquisitionEnd(info.acquisition)
+
+
+def test_planes_are_worked_on_while_others_still_come(tiny_model, tmp_path, monkeypatch):
+    worked, advance, restore = [], Sweep.advance, RcanRestorer.restore
+
+    def advancing(self, num_given):
+        done = advance(self, num_given)
+        if num_given < 16:
+            worked.append(num_given)
+        return done
+
+    def restoring(self, volume):
+        made = restore(self, volume)
+        worked.append("restored")
+        return made
+
+    monkeypatch.setattr(Sweep, "advance", advancing)
+    monkeypatch.setattr(RcanRestorer, "restore", restoring)
+    collector = Collector()
+    profile = parse_profile(profile_text(tiny_model), tmp_path / "p.toml")
+    monkeypatch.setattr(service_module, "open_sinks", lambda *_: {"a": collector})
+    monkeypatch.setattr(service_module, "open_source", lambda profile, ledger: PacedSource(worked))
+    assert Service(profile).run()
+    first, second = collector.of(Restored)
+    assert worked == [4, 8, 12, "restored"]
+    assert (first.model.attention, second.model.attention) == ("whole", "previous")

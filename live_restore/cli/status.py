@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,22 +40,25 @@ def _run(options: argparse.Namespace) -> int:
     if ledger is not None and file is not None and file.is_file():
         with ledger:
             counts, problems = ledger.counts(), ledger.problems()
-    source = _source(profile)
+    answer = _ask(profile)
+    source = None if answer is None else str(answer.get("source") or "running")
+    model = answer.get("model") if answer else None
     if options.json:
         body = dataclasses.asdict(counts) | {
             "eta_s": _eta_s(counts),
             "source": source,
+            "model": model,
             "ledger": str(file),
             "problems": [dataclasses.asdict(one) for one in problems],
         }
         print(json.dumps(body))
     else:
-        _print(counts, problems, source)
+        _print(counts, problems, source, model)
     return 0
 
 
-def _source(profile: Profile) -> str | None:
-    """What the daemon says that its source is doing; None when none answers."""
+def _ask(profile: Profile) -> Mapping[str, Any] | None:
+    """What the daemon says of itself; None when none answers."""
     from live_restore.client import Control
     from live_restore.errors import KeyFileError, ProtocolError
     from live_restore.keys import open_key_folder
@@ -68,7 +72,7 @@ def _source(profile: Profile) -> str | None:
         return None  # nor can a daemon run with them
     with Control(profile.publish.control, timeout_s=1.0, keys=keys) as control:
         try:
-            return str(control.status().get("source") or "running")
+            return control.status()
         except ProtocolError:
             return None
 
@@ -80,7 +84,12 @@ def _eta_s(counts: Counts) -> float | None:
     return counts.waiting * counts.lately_s / counts.restored_lately
 
 
-def _print(counts: Counts, problems: list[Problem], source: str | None) -> None:
+def _print(
+    counts: Counts,
+    problems: list[Problem],
+    source: str | None,
+    model: Mapping[str, Any] | None,
+) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -101,6 +110,13 @@ def _print(counts: Counts, problems: list[Problem], source: str | None) -> None:
     )
     console = Console()
     console.print("daemon: " + escape(source or "doesn't answer"))
+    if model:
+        difference = model.get("difference")
+        exact = "" if difference is None else f", within {difference:.1e} of float32"
+        console.print(
+            f"model: {model['name']} on {model['device']} in {model['precision']}{exact}",
+            markup=False,
+        )
     console.print(table)
     for problem in problems:
         console.print(f"{problem.state}: {problem.key}: {problem.reason}", markup=False)

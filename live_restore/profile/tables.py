@@ -36,8 +36,11 @@ class ModelSettings(Table):
     path: ModelPath = Path("default")
     """A .safetensors file, the name of one in your model folder (see live-restore models), or
     "default" for the one that comes with the program."""
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """"cuda", "cuda:1", "cpu", or "auto": a GPU where there is one."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(,cuda:\d+)+)$")
+    """"cuda", "cuda:1", "cpu", or "auto": a GPU where there is one. "cuda:0,cuda:1" has as many volumes restored
+    at once; they are published in the order in which they were begun."""
+    threads: PositiveInt | None = None
+    """Of the processor, for the network; without it, one per core."""
     precision: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on a GPU; on the processor bfloat16 where it has that, else float32."""
     output_dtype: Literal["uint16", "float32"] = "uint16"

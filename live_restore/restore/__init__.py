@@ -8,11 +8,12 @@ from live_restore.profile import ModelSettings
 
 if TYPE_CHECKING:
     from live_restore.restore.restorer import RcanRestorer
+    from live_restore.restore.team import RestorerTeam
 
 __all__ = ["open_restorer"]
 
 
-def open_restorer(settings: ModelSettings) -> RcanRestorer:
+def open_restorer(settings: ModelSettings) -> RcanRestorer | RestorerTeam:
     """The restorer that a profile asks for; enter it to move the model to its device.
 
     Raises
@@ -20,9 +21,12 @@ def open_restorer(settings: ModelSettings) -> RcanRestorer:
     ModelError, RestoreError
         The model can't be loaded, or the device isn't there.
     """
+    import torch
+
     from live_restore.restore.manner import Manner
     from live_restore.restore.model import load_model
     from live_restore.restore.restorer import RcanRestorer
+    from live_restore.restore.team import RestorerTeam
 
     manner = Manner(
         settings.tile_zyx,
@@ -32,10 +36,11 @@ def open_restorer(settings: ModelSettings) -> RcanRestorer:
         settings.largest_difference,
         settings.memory_mb * 2**20 if settings.memory_mb else None,
     )
-    return RcanRestorer(
-        load_model(settings.path),
-        settings.device,
-        settings.precision,
-        settings.output_dtype,
-        manner,
-    )
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    model = load_model(settings.path)
+    members = [
+        RcanRestorer(model, device, settings.precision, settings.output_dtype, manner)
+        for device in settings.device.split(",")
+    ]
+    return members[0] if len(members) == 1 else RestorerTeam(members)

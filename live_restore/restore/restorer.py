@@ -83,6 +83,7 @@ class RcanRestorer:
     """
 
     certificate: Certificate
+    num_workers = 1
 
     def __init__(
         self,
@@ -164,6 +165,7 @@ class RcanRestorer:
             attention,
             self.manner.normalisation,
             remark,
+            self.certificate.largest if precision == self.precision else None,
         )
 
     def restore(self, volume: Volume) -> Restored:

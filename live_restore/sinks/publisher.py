@@ -30,10 +30,11 @@ from live_restore.profile import PublishSettings
 from live_restore.protocol import Frame, topic_of
 from live_restore.sinks.control_port import NOT_COMPRESSED, ControlPort
 from live_restore.sinks.streams import Streams
-from live_restore.sinks.volume_frames import described, frames_of, start_header
+from live_restore.sinks.volume_frames import described, frames_of, model_header, start_header
 from live_restore.volume import (
     AcquisitionEnd,
     AcquisitionInfo,
+    ModelUse,
     Restored,
     Skipped,
     SourceState,
@@ -89,6 +90,7 @@ class Publisher:
         self._subscriptions: dict[bytes, int] = {}
         self._last: dict[str, int] = {}  # sequence of each topic; the last published is last
         self._skipped = 0
+        self._model: ModelUse | None = None  # of the last volume
         self._source = ""  # what it is doing
         self._running: dict[str, None] = {}  # an ordered set of acquisitions
         self._underway: deque[zmq.MessageTracker] = deque()
@@ -163,6 +165,7 @@ class Publisher:
             "viewers": self.viewers,
             "source": self._source,
             "encodings": self._encodings,
+            "model": self._model and model_header(self._model).model_dump(mode="json"),
         }
 
     def send(self, item: Item) -> None:
@@ -229,6 +232,7 @@ class Publisher:
 
     def _publish_volume(self, restored: Restored) -> None:
         self._read_subscriptions()
+        self._model = restored.model
         numbered = self._streams.keep(restored)
         for kind in _KINDS:
             topics = {

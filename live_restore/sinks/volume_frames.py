@@ -10,9 +10,9 @@ from live_restore import messages, protocol
 from live_restore.messages import Encoding, Family, Kind
 from live_restore.protocol import Frame, topic_of
 from live_restore.sinks.streams import Numbered
-from live_restore.volume import AcquisitionInfo, utc_now
+from live_restore.volume import AcquisitionInfo, ModelUse, utc_now
 
-__all__ = ["described", "frames_of", "start_header", "volume_frames"]
+__all__ = ["described", "frames_of", "model_header", "start_header", "volume_frames"]
 
 
 def volume_frames(
@@ -64,20 +64,24 @@ def described(session: str, kind: Kind, numbered: Numbered) -> messages.Header:
         exposure_ms=restored.raw.exposure_ms,
         missing=restored.raw.missing,
         backfill=restored.is_backfill,
-        model=None
-        if is_raw
-        else messages.ModelHeader(
-            name=use.name,
-            sha256=use.sha256,
-            precision=use.precision,
-            device=use.device,
-            tile=use.tile_zyx,
-            attention=use.attention,
-            normalisation=use.normalisation,
-            remark=use.remark,
-        ),
+        model=None if is_raw else model_header(use),
         intensity=None if is_raw else restored.intensity,
         statistics=numbered.statistics(kind),
+    )
+
+
+def model_header(use: ModelUse) -> messages.ModelHeader:
+    """What made a volume."""
+    return messages.ModelHeader(
+        name=use.name,
+        sha256=use.sha256,
+        precision=use.precision,
+        device=use.device,
+        tile=use.tile_zyx,
+        attention=use.attention,
+        normalisation=use.normalisation,
+        remark=use.remark,
+        difference=use.difference,
     )
 
 

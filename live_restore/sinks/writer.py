@@ -164,6 +164,9 @@ def provenance(model: ModelUse, origin: str) -> dict[str, str]:
         "attention": model.attention,
         "normalisation": model.normalisation,
         "remark": model.remark or "none",
+        "difference_from_float32": "unknown"
+        if model.difference is None
+        else f"{model.difference:.1e}",
         "raw": origin,
     }
 
