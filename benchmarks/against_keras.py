@@ -279,7 +279,8 @@ def compare_stack(options: argparse.Namespace) -> None:
         computed = len(starts) * np.prod(options.block) / np.prod(options.stack)
         print(
             f"B: a stack of {options.stack}; Keras: {len(starts)} blocks of {options.block}, "
-            f"{computed:.2f} times the stack; each with an attention of its own: results differ"
+            f"{computed:.2f} times the stack.\nResults differ at its far edges and in its last slices, "
+            "which it pads by reflection, and by the attention of each block"
         )
         print_table([keras, *ours], keras)
 

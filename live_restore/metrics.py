@@ -11,7 +11,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -35,6 +35,7 @@ __all__ = ["Metrics"]
 logger = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
+_MODEL_LABELS = ("name", "sha256", "precision", "device")
 _MOST_REQUESTS = 8  # at once
 _PATIENCE_S = 5.0  # with a program that connects and asks for nothing
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -199,7 +200,8 @@ class _Watched(Collector):
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("live_restore", "This run of the daemon.", value=dict(self.about))
         if self.model is not None:
-            names = {k: str(v) for k, v in asdict(self.model).items() if k != "tile_zyx"}
+            model = self.model
+            names = {name: str(getattr(model, name)) for name in _MODEL_LABELS}
             yield InfoMetricFamily("live_restore_model", "What restored last.", value=names)
         for one in tuple(self.sources):
             kind = CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily

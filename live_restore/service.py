@@ -56,7 +56,6 @@ logger = logging.getLogger(__name__)
 
 _Waiting = Volume | Spooled
 
-_MB = 2**20
 _SIGNAL_CHECK_S = 1.0  # on Windows a signal's handler runs only when a wait ends
 _STOP = "stop"
 _RELOAD = "reload"
@@ -123,9 +122,8 @@ class Service:
         """
         with ExitStack() as opened:
             # Sinks first: viewers connect while the model loads.
-            sinks = open_sinks(
-                self._profile, {"reload": self._restorer.reload, "drain": self._drain}
-            )
+            commands = {"reload": self._restorer.reload, "drain": self._drain}
+            sinks = open_sinks(self._profile, commands)
             for sink in sinks.values():
                 opened.enter_context(sink)
             self._metrics = opened.enter_context(open_metrics(self._profile) or nullcontext())
@@ -151,7 +149,7 @@ class Service:
             for name, sink in sinks.items()
         }
         inbox: VolumeQueue[_Waiting] = VolumeQueue(
-            self._profile.queue.memory_mb * _MB,
+            self._profile.queue.memory_mb << 20,
             self._profile.queue.order,
             lambda volume: volume.held_nbytes,
             None if source.is_durable else self._pass_over,
@@ -174,8 +172,8 @@ class Service:
             lambda: self._after_restoring(inbox, restoring),
             num_workers=self._restorer.num_workers,
         )
-        parts = (inbox, self._spool, self._restorer, self._deliveries, sinks)
-        monitor(self._metrics, source, self._assembler, *parts)
+        queues = inbox, self._spool, self._restorer, self._deliveries, sinks
+        monitor(self._metrics, source, self._assembler, *queues)
         self._take_left_over(inbox)
         feeding = threading.Thread(target=self._feed, args=(source, inbox), name="source")
         threads = [feeding, restoring, *self._deliveries.values()]
@@ -185,9 +183,10 @@ class Service:
         for thread in threads:
             thread.join()
         logger.info("done: volumes %s", ", ".join(f"{self.counts[one]} {one}" for one in _TOLD))
-        if failures := sum(one.num_failures for one in self._deliveries.values()):
+        deliveries = self._deliveries.values()
+        if failures := sum(one.num_failures for one in deliveries):
             self.counts["sink failures"] = failures
-        errors = [restoring.error, *(delivery.error for delivery in self._deliveries.values())]
+        errors = [restoring.error, *(one.error for one in deliveries)]
         return not any(errors) and self._source_error is None
 
     def _supervise(self, running: set[str], inbox: VolumeQueue[_Waiting]) -> None:
@@ -283,10 +282,7 @@ class Service:
     def _take(self, settled: Iterable[Settled], inbox: VolumeQueue[_Waiting]) -> None:
         """Queue volumes for restoration, and tell of those that can't be restored.
 
-        Raises
-        ------
-        QueueClosedError
-            Nothing is restored any more; each of `settled` was told of as skipped.
+        Where nothing is restored any more, all are told of before `QueueClosedError` is raised.
         """
         is_closed = False
         for one in settled:
@@ -294,7 +290,9 @@ class Service:
             self._outstanding.add(one.key)
             self._record.seen(one.key)
             if isinstance(one, Skipped):
-                self._skip(one)
+                # The end of this run may have cut a stack that the next one reads whole.
+                is_cut = self._comes_again and self._stop.is_set() and one.cause == "incomplete"
+                self._leave(one.key) if is_cut else self._skip(one)
                 continue
             try:
                 inbox.put(one, one.is_live)
@@ -314,16 +312,15 @@ class Service:
 
     def _take_left_over(self, inbox: VolumeQueue[_Waiting]) -> None:
         """Queue what an earlier run kept on disk."""
-        count = 0
-        for spooled, info in self._spool.left_over() if self._spool else ():
+        waited = list(self._spool.left_over()) if self._spool else []
+        for spooled, info in waited:
             self._record.start(info)
             self._record.seen(spooled.key)
             self._outstanding.add(spooled.key)
             self.counts["seen"] += 1
             inbox.put(spooled, is_live=False)
-            count += 1
-        if count:
-            logger.info("%d volumes waited on disk since the last run", count)
+        if waited:
+            logger.info("%d volumes waited on disk since the last run", len(waited))
 
     def _keep(self, volume: _Waiting) -> Spooled | None:
         return self._spool.keep(volume) if self._spool else None
@@ -331,11 +328,14 @@ class Service:
     def _keep_or_skip(self, volume: _Waiting, reason: str) -> None:
         """What becomes of a volume that this run doesn't restore any more."""
         if self._comes_again or self._keep(volume) is not None:
-            self.counts["left for the next start"] += 1
             logger.debug("%s: %s, left for the next start", volume.key, reason)
-            self._settle(volume.key)
+            self._leave(volume.key)
         else:
             self._skip(Skipped(volume.key, reason, cause="stopped"))
+
+    def _leave(self, key: VolumeKey) -> None:
+        self.counts["left for the next start"] += 1
+        self._settle(key)
 
     def _discard(self, volume: _Waiting) -> None:
         if isinstance(volume, Spooled) and self._spool:

@@ -72,7 +72,7 @@ def test_what_a_stopped_daemon_had_waiting_waits_for_the_next_start(tmp_path, ti
         process.terminate()
         _, told = process.communicate(timeout=60)
     after = status(profile)
-    assert (after["skipped"], after["failed"]) == (0, 0)
+    assert (after["skipped"], after["failed"]) == (0, 0), told
     assert after["seen"] == after["written"] + after["restored"] + after["waiting"]
     assert told.count("WARNING") <= 1 + after["restored"]  # each that wasn't written any more
     with daemon(profile):

@@ -7,7 +7,7 @@ from live_restore.restore.tiling import blend, plan_axis, plan_tiles
 
 
 @given(size=st.integers(1, 300), largest=st.integers(1, 80), overlap=st.integers(0, 60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_tiles_cover_the_axis_from_edge_to_edge(size, largest, overlap):
     axis = plan_axis(size, largest, overlap)
     assert axis.starts[0] == 0
