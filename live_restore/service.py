@@ -56,9 +56,9 @@ logger = logging.getLogger(__name__)
 
 _Waiting = Volume | Spooled
 
+_MB = 2**20
 _SIGNAL_CHECK_S = 1.0  # on Windows a signal's handler runs only when a wait ends
-_STOP = "stop"
-_RELOAD = "reload"
+_STOP, _RELOAD = "stop", "reload"
 _TOLD = ("seen", "restored", "skipped", "left for the next start")
 
 
@@ -149,7 +149,7 @@ class Service:
             for name, sink in sinks.items()
         }
         inbox: VolumeQueue[_Waiting] = VolumeQueue(
-            self._profile.queue.memory_mb << 20,
+            self._profile.queue.memory_mb * _MB,
             self._profile.queue.order,
             lambda volume: volume.held_nbytes,
             None if source.is_durable else self._pass_over,
