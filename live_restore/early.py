@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ from live_restore.interfaces import Restorer
 from live_restore.volume import GrowingVolume, VolumeKey
 
 __all__ = ["Early"]
+
+logger = logging.getLogger(__name__)
 
 
 class Early:
@@ -23,6 +26,7 @@ class Early:
     def __init__(self, restorer: Restorer) -> None:
         self._restorer = restorer
         self._growing: dict[VolumeKey, GrowingVolume] = {}
+        self._has_failed = False
         self._lock = threading.Lock()
 
     def watch(self, nudge: Callable[[], None]) -> Callable[[GrowingVolume], None]:
@@ -37,9 +41,16 @@ class Early:
 
     def work(self) -> bool:
         """Do some of it; whether there was any. Called from the restore thread."""
+        if self._has_failed:
+            return False
         with self._lock:
             growing = tuple(self._growing.values())
-        return self._restorer.advance(growing)
+        try:
+            return self._restorer.advance(growing)
+        except Exception:  # a whole volume that fails is dealt with; nobody would miss this one
+            logger.exception("from now on volumes wait for their last plane")
+            self._has_failed = True
+            return False
 
     def settle(self, key: VolumeKey) -> None:
         """A volume was restored, or won't be."""

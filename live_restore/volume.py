@@ -208,9 +208,9 @@ class GrowingVolume:
     info : AcquisitionInfo
         Its acquisition.
     data : ndarray, (Z, Y, X)
-        Written to by others; its first `num_planes` planes aren't any more.
+        Written to by others; its first `num_planes` planes aren't any more. Empty when it is whole.
     num_planes : int
-        So many have come, from 0 without a gap.
+        So many have come, from 0 without a gap; 0 when it is whole, and waits for restoration.
     """
 
     key: VolumeKey

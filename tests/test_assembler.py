@@ -255,3 +255,37 @@ def test_wrong_planes_again_and_again_are_told_of_once(assembler, caplog):
 def test_stacks_may_take_a_quarter_of_the_memory_unless_told_otherwise():
     assert room_for_stacks(3) == 3 * 2**20
     assert room_for_stacks(None) == psutil.virtual_memory().total // 4
+
+
+def growth_of(planes, **options):
+    seen = []
+    assembler = Assembler(
+        on_growth=lambda one: seen.append((one.num_planes, one.data.shape[0])), **options
+    )
+    assembler.start(make_info(DATA.shape))
+    for z in planes:
+        assembler.add(plane(z))
+    return seen, assembler
+
+
+def test_growth_is_told_of_plane_by_plane_without_gaps():
+    nz = DATA.shape[0]
+    assert nz == 3
+    assert growth_of([0, 1, 2])[0] == [(1, nz), (2, nz), (0, 0)]
+    assert growth_of([1, 0, 2])[0] == [(2, nz), (0, 0)]
+    assert growth_of([2, 1])[0] == []
+
+
+def test_a_volume_that_is_given_up_grows_no_more():
+    seen, assembler = growth_of([0])
+    assembler.end("run")
+    assert seen == [(1, 3), (0, 0)]
+
+
+def test_what_was_there_before_is_not_told_of():
+    seen = []
+    assembler = Assembler(on_growth=seen.append)
+    assembler.start(make_info(DATA.shape))
+    for z in range(3):
+        assembler.add(replace(plane(z), is_live=False))
+    assert seen == []

@@ -92,7 +92,9 @@ def _print(
     tiles = restorer.plan(options.shape)
     tile = "×".join(str(size) for size in tiles.tile_zyx)
     console = Console(highlight=False)
-    table = Table(title=f"{restorer.model.card.name}, {shape}", title_justify="left")
+    table = Table(
+        title=f"{restorer.model.card.name}, {shape}", title_justify="left", show_header=False
+    )
     table.add_column("")
     table.add_column("", justify="right")
     table.add_column("")

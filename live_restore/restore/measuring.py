@@ -100,7 +100,7 @@ def measure_speed(
         Medians of so many.
     """
     rng = np.random.default_rng(0)
-    data = rng.poisson(20, shape_zyx).astype(np.uint16)
+    data = 10 * rng.poisson(20, shape_zyx).astype(np.uint16)
     first = _volume(data, 0)
     restorer.restore(first)  # buffers are made, and the stream is known
     whole = [restorer.restore(_volume(data, 1 + n)).timing_s for n in range(repeats)]
@@ -150,7 +150,7 @@ def _early(restorer: RcanRestorer, volume: Volume) -> float | None:
 def _eager_s(restorer: RcanRestorer, data: NDArray[np.uint16], repeats: int) -> float | None:
     device, dtype = restorer.device, DTYPES[restorer.precision]
     network = channels_last(copy.deepcopy(restorer.model.network).to(device, dtype))
-    volume = torch.from_numpy(data.astype(np.float32) / 40)[None, None].to(device, dtype)
+    volume = torch.from_numpy(data.astype(np.float32) / 400)[None, None].to(device, dtype)
     volume = volume.contiguous(memory_format=torch.channels_last_3d)
     try:
         return _median(lambda: network(volume), device, repeats)

@@ -75,7 +75,8 @@ class Assembler:
         A volume that is given up is handed on with its missing planes zero, if it has any plane
         and all that it has fit; otherwise it is reported as skipped.
     on_growth : callable, optional
-        Called with each live volume that has got further without a gap, and isn't whole yet.
+        Called with each live volume that has got further without a gap, and isn't whole yet; once
+        more, without planes, when it is whole or given up.
     """
 
     def __init__(
@@ -225,6 +226,9 @@ class Assembler:
     def _remove(self, key: VolumeKey) -> _Open:
         volume = self._open.pop(key)
         self._nbytes -= volume.data.nbytes
+        if self._on_growth and volume.is_live:
+            nothing = np.empty((0, *volume.data.shape[1:]), volume.data.dtype)
+            self._on_growth(GrowingVolume(key, volume.info, nothing, 0))
         self._close(key)
         return volume
 
