@@ -59,7 +59,8 @@ class ModelSettings(Table):
     normalisation_volumes: int = Field(5, ge=1, le=1000)
     """How many "running" and "locked" average."""
     memory_mb: PositiveInt | None = None
-    """What the network's features may take; without it, two fifths of what is free at start."""
+    """What the network's features may take; without it, two fifths of what is free at start, at most 8 GiB
+    of the computer's own."""
     largest_difference: PositiveFloat = 0.03
     """From float32, on a probe volume and of its intensity range: a precision beyond it isn't used."""
 

@@ -96,4 +96,5 @@ def free_bytes(device: torch.device) -> int:
 
 def _has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself; elsewhere it is slower than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"  # not public; not in each version
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)

@@ -21,6 +21,7 @@ from live_restore.restore.tiling import Tiles, blend, own_parts, plan_tiles
 __all__ = ["Engine", "Image", "Pooled", "Where"]
 
 _SHARE = 0.4  # of the memory that is free at start; the rest is for volumes and for other programs
+_MOST_BYTES = 2**33  # on the processor: an acquisition may want the rest
 _NARROWEST = 96
 PUBLISHED_TILE = 16, 256, 256  # that pools alone: the patch of the published training
 
@@ -75,6 +76,8 @@ class Engine:
         self._architecture = architecture
         self._tile_zyx = tile_zyx
         self._budget = memory_bytes or int(_SHARE * free_bytes(device))
+        if device.type == "cpu" and memory_bytes is None:
+            self._budget = min(self._budget, _MOST_BYTES)
         self._network = PreparedNetwork(
             network,
             open_operators(device, self._dtype),
@@ -110,7 +113,8 @@ class Engine:
         before = self.plan(shape_zyx).tile_zyx
         if self._tile_zyx is not None:
             z, y, x = self._tile_zyx
-            self._tile_zyx = z, max(y // 2, self._narrowest), max(x // 2, self._narrowest)
+            least = self._narrowest
+            self._tile_zyx = z, min(y, max(y // 2, least)), min(x, max(x // 2, least))
         self._budget = min(self._budget, self._nbytes(before)) // 2
         return self.plan(shape_zyx).tile_zyx < before
 
