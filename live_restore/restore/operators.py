@@ -140,6 +140,8 @@ class OneDnnOperators:
     def prepare(self, conv: nn.Conv3d, scale: Tensor | None = None) -> Convolution:
         """See `Operators.prepare`."""
         weight, bias = scaled(conv, scale)
+        if conv.out_channels == 1:
+            return Convolution(weight.to(self.dtype), bias.to(self.dtype))
         reordered = _ONEDNN._reorder_convolution_weight(
             weight.to(self.dtype), _PADDING, _ONES, _ONES, 1
         )
@@ -147,6 +149,9 @@ class OneDnnOperators:
 
     def conv(self, x: Tensor, conv: Convolution, out: Tensor) -> None:
         """See `Operators.conv`."""
+        if out.shape[1] == 1:
+            _conv_to_one(x, conv, out)
+            return
         out.copy_(
             _ONEDNN._convolution_pointwise(
                 x, conv.weight, conv.bias, _PADDING, _ONES, _ONES, 1, "none", [], ""
@@ -174,6 +179,20 @@ class OneDnnOperators:
         _ONEDNN._convolution_pointwise_.binary(
             into, x, conv.weight, conv.bias, _PADDING, _ONES, _ONES, 1, "add", None, unary, [], None
         )
+
+
+def _conv_to_one(x: Tensor, conv: Convolution, out: Tensor) -> None:
+    """To a single channel, of which oneDNN computes sixteen: the products of all taps first, then their sum."""
+    channels, (nz, ny, nx) = x.shape[1], out.shape[2:]
+    taps = conv.weight.reshape(channels, 27).T.contiguous()
+    voxels = x[0].permute(1, 2, 3, 0).reshape(-1, channels)
+    products = torch.matmul(taps, voxels.T).view(27, nz + 2, ny, nx)
+    whole = out[0, 0].fill_(conv.bias[0])
+    for tap in range(27):
+        dz, dy, dx = tap // 9, tap // 3 % 3 - 1, tap % 3 - 1
+        there = slice(max(0, dy), ny + min(0, dy)), slice(max(0, dx), nx + min(0, dx))
+        here = slice(max(0, -dy), ny + min(0, -dy)), slice(max(0, -dx), nx + min(0, -dx))
+        whole[:, here[0], here[1]] += products[tap, dz : dz + nz, there[0], there[1]]
 
 
 def has_onednn(dtype: torch.dtype) -> bool:
