@@ -53,6 +53,14 @@ def test_counts_are_measured_and_normalised_as_on_the_processor(dtype, transfer)
     assert isinstance(open_volume(raw, None), HostVolume)
 
 
+def test_a_volume_that_finds_no_room_is_normalised_by_the_processor(transfer, monkeypatch):
+    def scarce(array):
+        raise torch.OutOfMemoryError("scarce")
+
+    monkeypatch.setattr(transfer, "upload", scarce)
+    assert isinstance(open_volume(np.zeros((2, 3, 4), "u2"), transfer), HostVolume)
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def test_counts_come_back_as_on_the_processor(dtype, transfer):
     values = torch.randn(4, 9, 11)

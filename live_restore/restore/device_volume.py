@@ -124,9 +124,12 @@ RawVolume = HostVolume | DeviceVolume
 
 
 def open_volume(raw: NDArray[Any], transfer: Transfer | None) -> RawVolume:
-    """A raw volume where it is best normalised: on the GPU, if there is one, where it is of whole numbers."""
+    """A raw volume where it is best normalised: on the GPU, if it is of whole numbers and there is room."""
     if transfer is not None and raw.dtype in _ON_DEVICE:
-        return DeviceVolume(raw, transfer)
+        try:
+            return DeviceVolume(raw, transfer)
+        except torch.OutOfMemoryError:
+            return HostVolume(raw)
     return HostVolume(raw)
 
 

@@ -19,7 +19,7 @@ from live_restore.restore.certificate import Certificate, certify
 from live_restore.restore.device_volume import RawVolume, open_output, open_volume
 from live_restore.restore.devices import Precision, choose_device, choose_precision, device_name
 from live_restore.restore.engine import Engine, Pooled
-from live_restore.restore.history import History, Stream
+from live_restore.restore.history import History
 from live_restore.restore.intensity import IntensityRange
 from live_restore.restore.manner import AttentionMode, Manner
 from live_restore.restore.model import Model
@@ -42,6 +42,21 @@ _MOST_PASSES = 4
 # intensity range, largest; on the fly brain), the second within 0.01, on average 5e-4.
 _AGREES = 1e-3
 _AGREES_WITH_PREVIOUS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is to be restored, and with what."""
+
+    raw: NDArray[Any]
+    counts: RawVolume  # the same, where it is normalised
+    span: IntensityRange
+    pooled: Pooled | None  # of the volume before
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        nz, ny, nx = self.raw.shape
+        return nz, ny, nx
 
 
 @dataclass(slots=True)
@@ -196,8 +211,10 @@ class RcanRestorer:
         stream = self._history.of(volume.key, volume.info)
         is_next = stream.is_next(volume)
         span, warning = stream.range.settle(own, is_next)
+        looks_back = self.manner.attention == "previous" and not warning
+        work = _Work(raw, counts, span, stream.pooled if looks_back else None)
         try:
-            result, precision = self._in_any_precision(volume.key, raw, counts, span, stream)
+            result, precision = self._in_any_precision(volume.key, work)
         except RestoreError as error:
             raise RestoreError(f"{volume.key}: {error}") from error
         if warning:
@@ -211,7 +228,7 @@ class RcanRestorer:
             info=volume.info,
             data=_with_gaps(result.data, volume),
             raw=volume,
-            model=self._use(precision, _shape(raw), result.attention, "; ".join(result.remarks)),
+            model=self._use(precision, work.shape, result.attention, "; ".join(result.remarks)),
             intensity=(span.low, span.high),
             timing_s={
                 "waiting": started - volume.received_s,
@@ -225,85 +242,60 @@ class RcanRestorer:
         """See `Restorer.advance`; only for an attention that looks at the previous volume."""
         return self.manner.attention == "previous" and self._underway.advance(growing)
 
-    def _in_any_precision(
-        self,
-        key: VolumeKey,
-        raw: NDArray[Any],
-        counts: RawVolume,
-        span: IntensityRange,
-        stream: Stream,
-    ) -> tuple[_Result, str]:
+    def _in_any_precision(self, key: VolumeKey, work: _Work) -> tuple[_Result, str]:
         """The result in the precision in use, or in float32 where that overflows."""
-        if self.output_dtype == "uint16" and span.width < _FEWEST_COUNTS_TO_ROUND:
+        if self.output_dtype == "uint16" and work.span.width < _FEWEST_COUNTS_TO_ROUND:
             self._warn_once(
-                f"the raw signal spans only {span.width:.0f} counts: rounding the restored one to whole "
+                f"the raw signal spans only {work.span.width:.0f} counts: rounding the restored one to whole "
                 "counts loses detail; choose float32 (output_dtype in [model], or --dtype)",
                 "rounding",
             )
-        pooled = stream.pooled if self.manner.attention == "previous" else None
-        begun = self._underway.take(key, span, pooled)
+        begun = self._underway.take(key, work.span, work.pooled)
         try:
-            return self._in_memory(self.precision, raw, counts, span, pooled, begun), self.precision
+            return self._in_memory(self.precision, work, begun), self.precision
         except NotFiniteError as error:
-            if self.precision == "float32" or not np.isfinite([span.low, span.high]).all():
+            if self.precision == "float32":
                 raise NotFiniteError(f"{error}: check the raw data for NaN") from error
-        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+        if work.raw.dtype.kind == "f" and not np.isfinite(work.raw).all():
             raise NotFiniteError("the raw data isn't finite: check it for NaN")
         remark = f"{self.precision} overflowed: restored in float32"
         self._warn_once(
             f'{remark}; set precision = "float32" in [model] if it happens often', remark
         )
         try:
-            result = self._in_memory("float32", raw, counts, span, pooled)
+            result = self._in_memory("float32", work)
         except NotFiniteError as error:
             raise NotFiniteError(f"{error}, in float32 either: check model and raw data") from error
         result.remarks.append(remark)
         return result, "float32"
 
-    def _in_memory(
-        self,
-        precision: str,
-        raw: NDArray[Any],
-        counts: RawVolume,
-        span: IntensityRange,
-        pooled: Pooled | None,
-        begun: Sweep | None = None,
-    ) -> _Result:
+    def _in_memory(self, precision: str, work: _Work, begun: Sweep | None = None) -> _Result:
         """The result, in smaller tiles if memory runs out."""
         engine = self._engine(precision)
-        shape = _shape(raw)
         remarks: list[str] = []
         while True:
             try:
-                result = self._agreeing(engine, raw, counts, span, pooled, begun)
+                result = self._agreeing(engine, work, begun)
             except (torch.OutOfMemoryError, MemoryError) as error:
-                before, begun = engine.plan(shape).tile_zyx, None
-                if not engine.shrink(shape):
+                before, begun = engine.plan(work.shape).tile_zyx, None
+                if not engine.shrink(work.shape):
                     raise RestoreError(
                         f"not enough memory on {self.device} for tiles of {before}: set a smaller "
                         f"tile_zyx in [model], or close other programs ({error})"
                     ) from error
-                remark = f"memory ran out: tiles are {engine.plan(shape).tile_zyx} from now on"
+                remark = f"memory ran out: tiles are {engine.plan(work.shape).tile_zyx} from now on"
                 logger.warning("%s, before they were %s", remark, before)
                 remarks.append(remark)
                 continue
             result.remarks += remarks
             return result
 
-    def _agreeing(
-        self,
-        engine: Engine,
-        raw: NDArray[Any],
-        counts: RawVolume,
-        span: IntensityRange,
-        expected: Pooled | None,
-        begun: Sweep | None,
-    ) -> _Result:
+    def _agreeing(self, engine: Engine, work: _Work, begun: Sweep | None) -> _Result:
         """The result with an attention that looked at what it should."""
-        pooled, tolerance = expected, _AGREES_WITH_PREVIOUS
-        is_whole = len(engine.plan(_shape(raw))) == 1
+        pooled, tolerance = work.pooled, _AGREES_WITH_PREVIOUS
+        is_whole = len(engine.plan(work.shape)) == 1
         for _ in range(_MOST_PASSES):
-            data = self._once(engine, raw, counts, span, pooled, begun)
+            data = self._once(engine, work, pooled, begun)
             begun = None
             seen = engine.pooled
             if seen is None:
@@ -315,22 +307,16 @@ class RcanRestorer:
             if pooled is not None and engine.disagreement(pooled, seen) <= tolerance:
                 break
             pooled, tolerance = seen, _AGREES
-        return _Result(
-            data, "whole" if pooled is not expected or expected is None else "previous", seen
-        )
+        is_previous = pooled is not None and pooled is work.pooled
+        return _Result(data, "previous" if is_previous else "whole", seen)
 
     def _once(
-        self,
-        engine: Engine,
-        raw: NDArray[Any],
-        counts: RawVolume,
-        span: IntensityRange,
-        pooled: Pooled | None,
-        begun: Sweep | None,
+        self, engine: Engine, work: _Work, pooled: Pooled | None, begun: Sweep | None
     ) -> NDArray[Any]:
         target = self.model.card.normalisation.target
-        out = open_output(raw, span, target, self.output_dtype, self._transfer)
-        restored = engine.run(partial(counts.image, span), _shape(raw), pooled, begun)
+        out = open_output(work.raw, work.span, target, self.output_dtype, self._transfer)
+        image = partial(work.counts.image, work.span)
+        restored = engine.run(image, work.shape, pooled, begun)
         while True:
             started = time.monotonic()
             part = next(restored, None)
@@ -374,11 +360,6 @@ class RcanRestorer:
         if kind not in self._warned:
             self._warned.add(kind)
             logger.warning("%s", text)
-
-
-def _shape(raw: NDArray[Any]) -> tuple[int, int, int]:
-    nz, ny, nx = raw.shape
-    return nz, ny, nx
 
 
 def _without_gaps(volume: Volume) -> NDArray[Any]:
