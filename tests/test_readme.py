@@ -133,20 +133,15 @@ def test_the_documented_viewers_run_as_written(number, endpoints, capsys):
         for time_point in itertools.count(1):
             if not client.is_alive() or time_point > 400:
                 break
-            if publisher.viewers:
+            # The third has the newest volume at once, from before it: another would race with it.
+            if publisher.viewers and number != 2:
                 publisher.send(make_restored(time=time_point))
             client.join(0.05)
         assert not client.is_alive()
     printed = capsys.readouterr().out
-    # The third shows the newest volume, whichever that is by then.
-    wanted = [
-        r"\(3, 4, 5\)",
-        "no word for 0",
-        r"^\d+ 20\d\d-",
-        r"DAPI \(3, 4, 5\)",
-        r"0 DAPI 0 \(3, 4, 5\)",
-    ]
-    assert re.search(wanted[number], printed, re.MULTILINE), printed
+    assert ["(3, 4, 5)", "no word for 0", "0 20", "DAPI (3, 4, 5)", "0 DAPI 0 (3, 4, 5)"][
+        number
+    ] in printed
 
 
 def test_the_documented_sender_of_planes_runs_as_written(endpoints):
