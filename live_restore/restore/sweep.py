@@ -146,7 +146,7 @@ class Sweep:
     Attributes
     ----------
     output : Tensor, (Z, Y, X)
-        Restored intensities, float32; valid up to `num_done`, until `begin`.
+        Restored intensities, float32; valid up to what `advance` gave, until `begin`.
     num_given : int
         Planes that were put in since then.
     """
@@ -177,11 +177,6 @@ class Sweep:
     def output(self) -> Tensor:
         """See above."""
         return self._out[0, 0, 1:-1]
-
-    @property
-    def num_done(self) -> int:
-        """Planes of `output` that are final."""
-        return self._layers[-1].done
 
     def put(self, z: int, planes: Tensor) -> None:
         """Take in normalised planes, ``(n, Y, X)``, the first of them plane `z`; `advance` uses them."""
@@ -214,7 +209,7 @@ class Sweep:
 
     @torch.inference_mode()
     def advance(self, num_given: int) -> int:
-        """Go on with all layers as far as the first `num_given` planes allow; gives `num_done`."""
+        """Go on with all layers as far as the first `num_given` planes allow; gives how many of `output` are final."""
         ready = num_given
         nz = self.shape_zyx[0]
         for layer in self._layers:
