@@ -1,6 +1,7 @@
 """The error tree: each message says what was expected, what came, where, and what to do."""
 
 __all__ = [
+    "CalibrationError",
     "KeyFileError",
     "LedgerError",
     "LiveRestoreError",
@@ -31,6 +32,10 @@ class KeyFileError(LiveRestoreError):
 
 class SourceError(LiveRestoreError):
     """A source can't be opened, or what it delivered can't be used."""
+
+
+class CalibrationError(LiveRestoreError):
+    """A camera can't be calibrated, or a calibration or an envelope can't be read."""
 
 
 class ModelError(LiveRestoreError):

@@ -13,12 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from live_restore.message_parts import AssessmentHeader, DoseHeader, ModelHeader, Statistics
+
 __all__ = [
     "MAX_VOLUME_BYTES",
     "Announcement",
+    "AssessmentHeader",
     "Catalog",
     "Command",
     "CommandReply",
+    "DoseHeader",
     "Encoding",
     "EndHeader",
     "ErrorReply",
@@ -56,46 +60,6 @@ class _Message(BaseModel):
     """Version of the protocol; changes only when old clients would break."""
     session: str
     """Changes whenever the daemon starts."""
-
-
-class ModelHeader(BaseModel):
-    """Which model made a restored volume."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
-
-    name: str
-    """From the model's card."""
-    sha256: str
-    """Of the model file."""
-    precision: str
-    """float16, bfloat16 or float32."""
-    device: str
-    """Where it ran."""
-    tile: tuple[int, int, int]
-    """Tile shape (z, y, x); with another one the result differs slightly."""
-    attention: str = "whole"
-    """What the channel attention looked at: the whole volume, the previous one, or each tile alone."""
-    normalisation: str = "per_volume"
-    """running or locked: by other volumes of the stream; per_volume: by this one."""
-    remark: str = ""
-    """What was unusual, for people: an overflow, a lack of memory, intensities that jump."""
-    difference: float | None = None
-    """The largest from float32, of the intensity range, on a probe volume when the model was loaded."""
-
-
-class Statistics(BaseModel):
-    """Of the voxels in this message, for contrast."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
-
-    min: float
-    """Smallest."""
-    max: float
-    """Largest."""
-    p0_1: float
-    """0.1st percentile."""
-    p99_9: float
-    """99.9th percentile."""
 
 
 class Header(_Message):
@@ -142,6 +106,8 @@ class Header(_Message):
     """Planes that never came; they are zero."""
     backfill: bool = False
     """An older volume, restored when there was time: don't jump back to it while following live."""
+    assessment: AssessmentHeader | None = None
+    """What the guard found; null for raw volumes."""
     intensity: tuple[float, float] | None = None
     """Raw counts that were 0 and 1 in front of the network."""
     statistics: Statistics

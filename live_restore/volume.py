@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from live_restore.assessment import Assessment
+
 __all__ = [
     "AcquisitionEnd",
     "AcquisitionInfo",
@@ -276,6 +278,8 @@ class Restored:
         ``network``.
     is_backfill : bool
         Newer ones were restored before it.
+    assessment : Assessment or None
+        What the guard found; None where nobody looked.
     """
 
     key: VolumeKey
@@ -286,6 +290,7 @@ class Restored:
     intensity: tuple[float, float]
     timing_s: Mapping[str, float]
     is_backfill: bool = False
+    assessment: Assessment | None = None
 
     @property
     def nbytes(self) -> int:

@@ -17,6 +17,8 @@ from live_restore.profile.sources import (
     SourceSettings,
 )
 from live_restore.profile.tables import (
+    DoseSettings,
+    GuardSettings,
     LedgerSettings,
     MetricsSettings,
     ModelSettings,
@@ -29,8 +31,10 @@ from live_restore.profile.tables import (
 
 __all__ = [
     "AcquisitionSource",
+    "DoseSettings",
     "FolderLayout",
     "FolderSource",
+    "GuardSettings",
     "IngestSource",
     "LedgerSettings",
     "MetricsSettings",

@@ -8,7 +8,16 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveFloat, ValidationInfo
 
-__all__ = ["Endpoint", "ModelPath", "ProfilePath", "Table", "Voxel", "check_reach"]
+__all__ = [
+    "CameraPath",
+    "Endpoint",
+    "EnvelopePath",
+    "ModelPath",
+    "ProfilePath",
+    "Table",
+    "Voxel",
+    "check_reach",
+]
 
 _SHIPPED = ("default", "democam")  # names that stand for what comes with the program
 
@@ -25,11 +34,15 @@ def _from_profile_folder(path: Path, info: ValidationInfo) -> Path:
     return path if folder is None or path.is_absolute() else Path(folder) / path
 
 
-def _model_from_profile_folder(path: Path, info: ValidationInfo) -> Path:
+def _known_by_name(suffix: str) -> AfterValidator:
     """A bare name with no file of that name beside the profile stays a name, to be looked up."""
-    file = _from_profile_folder(path, info)
-    is_name = len(path.parts) == 1 and not path.name.endswith(".safetensors")
-    return path if is_name and not file.is_file() else file
+
+    def from_profile_folder(path: Path, info: ValidationInfo) -> Path:
+        file = _from_profile_folder(path, info)
+        is_name = len(path.parts) == 1 and not path.name.endswith(suffix)
+        return path if is_name and not file.is_file() else file
+
+    return AfterValidator(from_profile_folder)
 
 
 def _known_endpoint(endpoint: str) -> str:
@@ -67,7 +80,9 @@ def check_reach(endpoint: str | None, info: ValidationInfo) -> str | None:
 
 
 ProfilePath = Annotated[Path, AfterValidator(_from_profile_folder)]
-ModelPath = Annotated[Path, AfterValidator(_model_from_profile_folder)]
+ModelPath = Annotated[Path, _known_by_name(".safetensors")]
+CameraPath = Annotated[Path, _known_by_name(".json")]
+EnvelopePath = Annotated[Path, _known_by_name(".json")]
 Endpoint = Annotated[str, AfterValidator(_known_endpoint)]
 Voxel = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 

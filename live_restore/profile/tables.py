@@ -15,10 +15,20 @@ from pydantic import (
     model_validator,
 )
 
-from live_restore.profile.fields import Endpoint, ModelPath, ProfilePath, Table, check_reach
+from live_restore.profile.fields import (
+    CameraPath,
+    Endpoint,
+    EnvelopePath,
+    ModelPath,
+    ProfilePath,
+    Table,
+    check_reach,
+)
 from live_restore.profile.sources import FolderSource, SourceSettings
 
 __all__ = [
+    "DoseSettings",
+    "GuardSettings",
     "LedgerSettings",
     "MetricsSettings",
     "ModelSettings",
@@ -63,6 +73,43 @@ class ModelSettings(Table):
     of the computer's own."""
     largest_difference: PositiveFloat = 0.03
     """From float32, on a probe volume and of its intensity range: a precision beyond it isn't used."""
+
+
+class GuardSettings(Table):
+    """What judges each restored volume."""
+
+    camera: CameraPath | None = None
+    """From live-restore calibrate: a file, or a name; "demo" is the simulated microscope's. Without it
+    signal and error can't be told in numbers that mean something."""
+    envelope: EnvelopePath | None = Path("default")
+    """From live-restore characterize: within which limits the model holds; "default" is the one that lies
+    beside the model, if there is one."""
+    target_nrmse: float = Field(0.35, gt=0, lt=1)
+    """The error that you accept: of the restored volume, over the standard deviation of the truth. Advice on
+    dose is for it."""
+    budget: float = Field(0.1, ge=0, le=1)
+    """What judging may take, of the time that restoring takes; 0 leaves only what needs no network."""
+
+
+class DoseSettings(Table):
+    """Whether the light is changed while it is watched."""
+
+    control: Literal["off", "dry-run", "down", "down-up"] = "off"
+    """"dry-run" says what would be done; "down" lowers the light where the target is met with less; "down-up"
+    raises it again, never above what you had set. Only sources that can reach the microscope: acquisition and
+    micromanager."""
+    device_property: str = Field("exposure", pattern=r"^(exposure|[^-]+-.+)$")
+    """What is changed: "exposure", or one property as Micro-Manager names it, "Laser-Power"."""
+    least: PositiveFloat | None = None
+    """Never below; in milliseconds, or in the property's own unit."""
+    most: PositiveFloat | None = None
+    """Never above; your own value at start is a limit too."""
+    interval_s: float = Field(30.0, ge=0)
+    """At least between two changes."""
+    power_property: str | None = Field(None, pattern=r"^[^-]+-.+$")
+    """Property that tells the light's power, "Laser-Power", to keep account of exposure times power."""
+    photons_absorbed: Literal[1, 2] = 1
+    """2 for two-photon excitation, whose signal rises with the square of the power."""
 
 
 class PublishSettings(Table):
@@ -142,6 +189,10 @@ class Profile(Table):
     """Where volumes come from."""
     model: ModelSettings = ModelSettings()
     """What restores them."""
+    guard: GuardSettings = GuardSettings()
+    """What judges them."""
+    dose: DoseSettings = DoseSettings()
+    """Whether the light is changed."""
     publish: PublishSettings | None = PublishSettings()
     """Where viewers get them."""
     write: WriteSettings | None = None

@@ -65,6 +65,9 @@ def described(session: str, kind: Kind, numbered: Numbered) -> messages.Header:
         missing=restored.raw.missing,
         backfill=restored.is_backfill,
         model=None if is_raw else model_header(use),
+        assessment=None
+        if is_raw or restored.assessment is None
+        else messages.AssessmentHeader.of(restored.assessment),
         intensity=None if is_raw else restored.intensity,
         statistics=numbered.statistics(kind),
     )
