@@ -92,14 +92,15 @@ class GuardSettings(Table):
 
 
 class DoseSettings(Table):
-    """Whether the light is changed while it is watched."""
+    """Whether the light is changed while it is watched; see docs/dose-control.md."""
 
     control: Literal["off", "dry-run", "down", "down-up"] = "off"
     """"dry-run" says what would be done; "down" lowers the light where the target is met with less; "down-up"
-    raises it again, never above what you had set. Only sources that can reach the microscope: acquisition and
-    micromanager."""
+    raises it again, never above what you had set. Only sources that can reach the microscope: acquisition, and
+    micromanager for a property."""
     device_property: str = Field("exposure", pattern=r"^(exposure|[^-]+-.+)$")
-    """What is changed: "exposure", or one property as Micro-Manager names it, "Laser-Power"."""
+    """What is changed: "exposure", of each channel by itself, or one property as Micro-Manager names it,
+    "Laser-Power", for all channels."""
     least: PositiveFloat | None = None
     """Never below; in milliseconds, or in the property's own unit."""
     most: PositiveFloat | None = None
@@ -107,9 +108,43 @@ class DoseSettings(Table):
     interval_s: float = Field(30.0, ge=0)
     """At least between two changes."""
     power_property: str | None = Field(None, pattern=r"^[^-]+-.+$")
-    """Property that tells the light's power, "Laser-Power", to keep account of exposure times power."""
+    """Property that tells the light's power, "Laser-Power", to keep account of exposure times power; without it,
+    `device_property`, or none for "exposure"."""
     photons_absorbed: Literal[1, 2] = 1
     """2 for two-photon excitation, whose signal rises with the square of the power."""
+
+    @field_validator("device_property")
+    @classmethod
+    def _not_a_cameras_exposure(cls, name: str) -> str:
+        if name.partition("-")[2].lower() == "exposure":
+            raise ValueError(
+                f'{name}: each plane is exposed as its channel says, which would undo it: write "exposure"'
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DoseSettings:
+        if self.least is not None and self.most is not None and self.least > self.most:
+            raise ValueError(f"least = {self.least:g} is above most = {self.most:g}: exchange them")
+        name = self.device_property
+        if name != "exposure" and self.power_property not in (None, name):
+            raise ValueError(
+                f"power_property = {self.power_property!r} differs from device_property = {name!r}, the power "
+                "that is changed: leave it out"
+            )
+        return self
+
+    @property
+    def power(self) -> str | None:
+        """Property that tells the light's power, if any."""
+        return self.power_property or (
+            None if self.device_property == "exposure" else self.device_property
+        )
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the light has to be read from the microscope."""
+        return self.control != "off" or self.power is not None
 
 
 class PublishSettings(Table):
@@ -205,6 +240,23 @@ class Profile(Table):
     """What became of each volume."""
     metrics: MetricsSettings | None = None
     """Numbers for Prometheus; none are served without it."""
+
+    @model_validator(mode="after")
+    def _light_within_reach(self) -> Profile:
+        kind, dose = self.source.kind, self.dose
+        if not dose.is_watched or kind == "acquisition":
+            return self
+        if kind != "micromanager":
+            raise ValueError(
+                f'dose.control = "{dose.control}" with device or power property: a source of kind "{kind}" can\'t '
+                'reach the microscope\'s light, only "acquisition" and "micromanager" can: leave [dose] out'
+            )
+        if dose.control != "off" and dose.device_property == "exposure":
+            raise ValueError(
+                'dose.device_property = "exposure": an acquisition that Micro-Manager runs sets its exposures '
+                'itself, and would undo it; name a property, as "Laser-Power"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _written_outside_the_watched_folder(self) -> Profile:
