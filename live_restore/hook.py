@@ -291,6 +291,7 @@ class PlanePublisher:
             pixel_size_um=plan.pixel_size_um,
             z_step_um=plan.z_step_um or run.z_step_um,
             exposure_ms=place.exposure_ms,
+            power=place.power,
             acquired_at=utc_now(),
             origin=place.origin,
         )

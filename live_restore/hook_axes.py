@@ -8,7 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-__all__ = ["Place", "Plan", "distance", "plan_of_events", "read_mda_event", "read_pycromanager"]
+__all__ = [
+    "POWER",
+    "Place",
+    "Plan",
+    "distance",
+    "plan_of_events",
+    "read_mda_event",
+    "read_pycromanager",
+]
+
+POWER = "LightPower"
+"""Key of the light's power among pycromanager's metadata, where somebody puts it there."""
 
 _STEP_DIGITS = 6  # heights are sums of steps in binary fractions; no stage resolves a picometre
 
@@ -51,6 +62,8 @@ class Place:
         Its axes.
     z_um, exposure_ms : float or None
         Where the stage was; how long it was exposed.
+    power : float or None
+        What the property of the light's power stood at.
     origin : str
         The camera.
     plan : Plan
@@ -65,6 +78,7 @@ class Place:
     z: int = 0
     z_um: float | None = None
     exposure_ms: float | None = None
+    power: float | None = None
     origin: str = ""
     plan: Plan = field(default_factory=Plan)
     sequence: Any = None
@@ -97,6 +111,7 @@ def read_pycromanager(metadata: Mapping[str, Any]) -> Place:
         z=int(axes.get("z", 0)),
         z_um=_number(metadata.get("ZPosition_um_Intended")),
         exposure_ms=_number(metadata.get("Exposure")),
+        power=_number(metadata.get(POWER)),
         origin=f"Micro-Manager camera {metadata.get('Camera') or ''}".strip(),
         plan=Plan(pixel_size_um=_positive(metadata.get("PixelSize_um"))),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
+from live_restore.light import Adjustment, LightReading
 from live_restore.volume import (
     AcquisitionEnd,
     AcquisitionInfo,
@@ -18,9 +19,9 @@ from live_restore.volume import (
     Volume,
 )
 
-__all__ = ["Event", "Item", "Restorer", "Sink", "Source", "StopSignal"]
+__all__ = ["Adjustable", "Event", "Item", "Restorer", "Sink", "Source", "StopSignal"]
 
-Event = AcquisitionInfo | Plane | AcquisitionEnd | SourceState
+Event = AcquisitionInfo | Plane | AcquisitionEnd | SourceState | LightReading
 """What a source tells."""
 
 Item = AcquisitionInfo | Restored | Skipped | AcquisitionEnd | SourceState
@@ -91,6 +92,21 @@ class Source(_Context, Protocol):
         for planes can be given up in time. Called once, from the source
         thread; ends soon after `stop` is set. Trouble with single files or planes is logged and
         passed over; `SourceError` means that nothing more can come.
+        """
+        ...
+
+
+@runtime_checkable
+class Adjustable(Protocol):
+    """What a source can do besides, if it reaches the microscope: change the light."""
+
+    def adjust(self, adjustment: Adjustment) -> None:
+        """Ask for other light, from the next volume on; from any thread, and never waits.
+
+        What came of it is told by a `LightReading` among the source's events. Before anything is asked for,
+        there is one for each control of the light; one that isn't ours tells that the user's hand was there,
+        and what was asked for before it is passed over. When the acquisition ends, or this program does, even
+        by a kill, the user's own value is given back where the hardware can still be reached.
         """
         ...
 

@@ -28,6 +28,7 @@ from live_restore.errors import ProtocolError
 __all__ = [
     "MAX_PLANE_BYTES",
     "MAX_SLICES",
+    "LightWord",
     "PlaneHeader",
     "PlaneMessage",
     "PlanesEnd",
@@ -94,6 +95,8 @@ class PlaneHeader(_FromSender):
     """Distance between planes; null when unknown."""
     exposure_ms: float | None = None
     """Null when unknown."""
+    power: float | None = None
+    """What the property of the light's power stood at; null when unknown."""
     acquired_at: datetime | None = None
     """When it was exposed, UTC."""
     origin: _Text = ""
@@ -129,6 +132,29 @@ class PlanesEnd(_FromSender):
     """finished, or why not."""
 
 
+class LightWord(BaseModel):
+    """What one control of the light stands at."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    channel: str = Field("", max_length=256)
+    """Whose exposure; empty for a property, which all channels share."""
+    value: float
+    """In milliseconds, or in the property's own unit."""
+    own: float
+    """What the user had set."""
+    lowest: float | None = None
+    """The device's own limit, where it has one."""
+    highest: float | None = None
+    """Likewise."""
+    is_ours: bool = False
+    """It was asked for by the daemon; otherwise the user set it."""
+    problem: _Text = ""
+    """Why it couldn't be set as it was asked for."""
+
+
 class SourceHeader(_FromSender):
     """A sender's sign of life."""
 
@@ -138,6 +164,8 @@ class SourceHeader(_FromSender):
     """Why it can't go on."""
     ended: _Text = ""
     """How what it was asked to do ended: finished, stopped, or what went wrong."""
+    light: LightWord | None = None
+    """What the light stands at, where the daemon may change it."""
 
 
 PlaneMessage = tuple[PlaneHeader, NDArray[Any]]

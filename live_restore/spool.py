@@ -218,6 +218,7 @@ def _head(volume: Volume) -> dict[str, Any]:
         "received_at": volume.received_at.isoformat(),
         "received_s": volume.received_s,
         "exposure_ms": volume.exposure_ms,
+        "power": volume.power,
         "missing": volume.missing,
         "is_live": volume.is_live,
     }
@@ -263,6 +264,7 @@ def _volume(head: dict[str, Any], data: np.ndarray[Any, Any], is_live: bool) -> 
         received_at=datetime.fromisoformat(head["received_at"]),
         received_s=min(head["received_s"], time.monotonic()),  # may be of before a reboot
         exposure_ms=head["exposure_ms"],
+        power=head.get("power"),
         missing=tuple(head["missing"]),
         is_live=is_live,
     )

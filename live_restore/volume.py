@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from live_restore.assessment import Assessment
+from live_restore.light import Light
 
 __all__ = [
     "AcquisitionEnd",
@@ -139,6 +140,8 @@ class Plane:
         When it was exposed, where the source knows.
     exposure_ms : float or None
         For how long, where the source knows.
+    power : float or None
+        What the property of the light's power stood at, where the source reads one.
     is_live : bool
         It was just acquired; otherwise it was there before this program, and has time.
     """
@@ -149,6 +152,7 @@ class Plane:
     received_at: datetime = field(default_factory=utc_now)
     acquired_at: datetime | None = None
     exposure_ms: float | None = None
+    power: float | None = None
     is_live: bool = True
 
 
@@ -170,7 +174,7 @@ class Volume:
         Of its last plane.
     received_s : float
         The same on the monotonic clock.
-    exposure_ms : float or None
+    exposure_ms, power : float or None
         Of its first plane.
     missing : tuple of int
         Planes that never came, zero in `data`; only where the profile wants partial stacks.
@@ -187,6 +191,7 @@ class Volume:
     exposure_ms: float | None = None
     missing: tuple[int, ...] = ()
     is_live: bool = True
+    power: float | None = None
 
     @property
     def nbytes(self) -> int:
@@ -280,6 +285,8 @@ class Restored:
         Newer ones were restored before it.
     assessment : Assessment or None
         What the guard found; None where nobody looked.
+    light : Light or None
+        What it cost; None where nobody counted.
     """
 
     key: VolumeKey
@@ -291,6 +298,7 @@ class Restored:
     timing_s: Mapping[str, float]
     is_backfill: bool = False
     assessment: Assessment | None = None
+    light: Light | None = None
 
     @property
     def nbytes(self) -> int:

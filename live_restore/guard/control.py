@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from live_restore.assessment import Assessment
+from live_restore.light import is_same
 from live_restore.profile import DoseSettings
 
-__all__ = ["DEAD_BAND", "MOST_DOWN", "MOST_UP", "DoseRules", "Evidence", "Proposal", "is_same"]
+__all__ = ["DEAD_BAND", "MOST_DOWN", "MOST_UP", "DoseRules", "Evidence", "Proposal"]
 
 DEAD_BAND = 0.15
 """Within it of what is needed, the dose stays as it is."""
 MOST_DOWN, MOST_UP = 0.7, 1.2
 """Of the dose, in one step."""
 
-_SAME = 0.01  # of a value: a device may round what it was set to, or tell fewer digits
 _AGREEING = 2  # volumes in a row
 _MOST_STREAMS = 32_768
 _MOST_BEHIND = 3  # newer volumes of the stream that wait for restoration already
@@ -281,11 +281,6 @@ class DoseRules:
 
     def _forget_votes(self) -> None:
         self._votes = dict.fromkeys(self._votes, ())
-
-
-def is_same(one: float, other: float) -> bool:
-    """Whether two values of the light are one, but for what devices round."""
-    return abs(one - other) <= _SAME * max(abs(one), abs(other))
 
 
 def _need(votes: tuple[float, ...]) -> float:

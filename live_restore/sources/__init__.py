@@ -39,7 +39,7 @@ def open_source(profile: Profile, ledger: Ledger | None = None) -> Source:
         case AcquisitionSource() as settings:
             from live_restore.sources.acquisition import OwnAcquisition
 
-            return OwnAcquisition(settings)
+            return OwnAcquisition(settings, profile.dose)
         case IngestSource() as settings:
             from live_restore.sources.ingest import Ingest
 

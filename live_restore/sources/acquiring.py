@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from pycromanager import (
@@ -21,12 +22,13 @@ from pycromanager import (
 
 from live_restore.errors import SourceError
 from live_restore.hook import PlanePublisher
-from live_restore.hook_axes import Plan, plan_of_events
-from live_restore.plane_protocol import SourceHeader
+from live_restore.hook_axes import POWER, Plan, plan_of_events
+from live_restore.plane_protocol import LightWord, SourceHeader
 from live_restore.plane_sender import PlaneSender
-from live_restore.profile import AcquisitionSource
+from live_restore.profile import AcquisitionSource, DoseSettings
 from live_restore.sources.acquisition import ACQUIRE, END, STOP
-from live_restore.sources.child import GONE, Orders, end_at_once
+from live_restore.sources.adjusting import AcquisitionLight
+from live_restore.sources.child import GONE, LIGHT, Orders, end_at_once, read_adjustment
 
 __all__ = ["Microscope", "acquisition_events", "main"]
 
@@ -46,6 +48,15 @@ class Microscope:
         Folder of the installation, for the backend "python".
     publisher : PlanePublisher
         Gets each plane.
+    dose : DoseSettings
+        What of the light is watched and may be changed.
+    tell_light : callable
+        Takes what it stands at.
+
+    Attributes
+    ----------
+    light : AcquisitionLight or None
+        Where it is watched.
 
     Raises
     ------
@@ -54,7 +65,12 @@ class Microscope:
     """
 
     def __init__(
-        self, settings: AcquisitionSource, micro_manager: str, publisher: PlanePublisher
+        self,
+        settings: AcquisitionSource,
+        micro_manager: str,
+        publisher: PlanePublisher,
+        dose: DoseSettings,
+        tell_light: Callable[[LightWord], object],
     ) -> None:
         self._settings = settings
         self._publisher = publisher
@@ -68,6 +84,9 @@ class Microscope:
                 f"channel {unknown[0]!r} is no preset of the group {settings.channel_group!r}: "
                 f"there are {', '.join(presets) or 'none'}. Mend channels in [source]"
             )
+        self.light: AcquisitionLight | None = None
+        if dose.is_watched:
+            self.light = AcquisitionLight(self._core, dose, settings, tell_light)
 
     def acquire(self, stop: threading.Event) -> str:
         """Acquire to the end; how it ended: "finished", "stopped" or what went wrong.
@@ -84,13 +103,16 @@ class Microscope:
         events = acquisition_events(settings)
         if settings.save_folder is not None:
             settings.save_folder.mkdir(parents=True, exist_ok=True)
-        java = {"port": settings.port} if settings.backend == "java" else {}
+        more: dict[str, Any] = {"port": settings.port} if settings.backend == "java" else {}
+        if self.light is not None:
+            more["pre_hardware_hook_fn"] = self.light.before_hardware
+            more["post_hardware_hook_fn"] = self.light.after_hardware
         acquisition = Acquisition(
             directory=str(settings.save_folder) if settings.save_folder else None,
             name=settings.name,
             image_process_fn=self._hook,
             show_display=False,
-            **java,
+            **more,
         )
         acquisition.acquire(events)
         acquisition.mark_finished()
@@ -105,6 +127,8 @@ class Microscope:
         reason = ended.get()
         if reason == "stopped":
             waiting.join()
+        if self.light is not None:
+            self.light.finish()
         acquisition.get_dataset().close()
         return reason
 
@@ -124,7 +148,10 @@ class Microscope:
             ) from error
 
     def _hook(self, image: Any, metadata: Any) -> tuple[Any, Any]:
-        self._publisher.publish(image, metadata, None)
+        told = metadata
+        if self.light is not None:
+            told = {**metadata, POWER: self.light.power_of(metadata.get("Axes") or {})}
+        self._publisher.publish(image, told, None)
         return image, metadata
 
 
@@ -161,8 +188,16 @@ def main() -> None:
     """Acquire as ordered."""
     stop, words = threading.Event(), queue.SimpleQueue[str]()
     saved = threading.Event()
+    lights: list[AcquisitionLight] = []  # one, once there is
 
     def hear(word: str) -> None:
+        if word.startswith(LIGHT):
+            for light in lights:
+                light.ask(read_adjustment(word))
+            return
+        if word == GONE:  # who goes on without this program goes on with the user's light
+            for light in lights:
+                light.give_back()
         # Without a file the planes of a program that is gone go nowhere, and light kills.
         if word == STOP or (word == GONE and not saved.is_set()):
             stop.set()
@@ -182,13 +217,23 @@ def main() -> None:
         z_step_um=settings.z_step_um,
     ).with_fallback(plan_of_events(acquisition_events(settings)))
     publisher = PlanePublisher(sender, settings.name, plan, identity, ends_with_thread=False)
+
+    def tell_light(light: LightWord) -> None:
+        sender.say(SourceHeader(sender=identity, light=light))
+
+    dose = DoseSettings.model_validate(orders.values["dose"])
     try:
-        microscope = Microscope(settings, orders.values["micro_manager"], publisher)
+        microscope = Microscope(
+            settings, orders.values["micro_manager"], publisher, dose, tell_light
+        )
     except SourceError as error:
         sender.say(SourceHeader(sender=identity, error=str(error)))
         sender.close()
         end_at_once(3)
     sender.say(SourceHeader(sender=identity, state="ready"))
+    if microscope.light is not None:
+        lights.append(microscope.light)
+        microscope.light.announce()
     for word in iter(words.get, END):
         if word == GONE:
             break

@@ -15,8 +15,9 @@ from typing import Self
 
 from live_restore.errors import SourceError
 from live_restore.interfaces import Event, StopSignal
+from live_restore.light import Adjustment, LightReading
 from live_restore.plane_protocol import PlanesEnd, SourceHeader
-from live_restore.profile import AcquisitionSource
+from live_restore.profile import AcquisitionSource, DoseSettings
 from live_restore.sources.child import ChildProcess
 from live_restore.sources.incoming import Incoming
 from live_restore.sources.micro_manager_folder import micro_manager_folder
@@ -42,12 +43,15 @@ class OwnAcquisition:
     ----------
     settings : AcquisitionSource
         What to acquire.
+    dose : DoseSettings, optional
+        What of the light is watched and may be changed.
     """
 
     is_durable = False
 
-    def __init__(self, settings: AcquisitionSource) -> None:
+    def __init__(self, settings: AcquisitionSource, dose: DoseSettings | None = None) -> None:
         self._settings = settings
+        self._dose = dose or DoseSettings()
         self._id = uuid.uuid4().hex
         self._port = PlanePort(only_from=self._id)
 
@@ -65,6 +69,7 @@ class OwnAcquisition:
                     "micro_manager": folder,
                     "endpoint": self._port.endpoint,
                     "sender": self._id,
+                    "dose": self._dose.model_dump(mode="json"),
                 },
             )
             try:
@@ -89,6 +94,10 @@ class OwnAcquisition:
                 logger.warning("the acquiring process doesn't end by itself and is killed")
                 self._child.kill()
         self._port.__exit__(kind, error, traceback)
+
+    def adjust(self, adjustment: Adjustment) -> None:
+        """See `Adjustable.adjust`."""
+        self._child.tell_adjustment(adjustment)
 
     def events(self, stop: StopSignal) -> Generator[Event, None, None]:
         """See `Source.events`."""
@@ -115,6 +124,8 @@ class OwnAcquisition:
                         reason = f"the acquiring process ended with code {self._child.exit_code}"
                 case PlanesEnd() as word:
                     yield from incoming.end(word)
+                case SourceHeader(light=light) if light is not None:
+                    yield LightReading(**light.model_dump())
                 case SourceHeader(ended=reason):
                     continue
                 case header, data:

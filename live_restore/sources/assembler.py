@@ -47,6 +47,7 @@ class _Open:
     received_at: datetime = field(default_factory=utc_now)
     acquired_at: datetime | None = None
     exposure_ms: float | None = None
+    power: float | None = None
     is_live: bool = False
     wrong: str | None = None  # what was first
 
@@ -283,6 +284,7 @@ def _put(volume: _Open, plane: Plane) -> None:
         volume.data[plane.z] = plane.data
         volume.acquired_at = volume.acquired_at or plane.acquired_at
         volume.exposure_ms = volume.exposure_ms or plane.exposure_ms
+        volume.power = plane.power if volume.power is None else volume.power
     volume.num_missing -= not volume.came[plane.z]
     volume.came[plane.z] = True
 
@@ -306,6 +308,7 @@ def _volume(key: VolumeKey, volume: _Open) -> Volume:
         exposure_ms=volume.exposure_ms,
         missing=tuple(volume.missing),
         is_live=volume.is_live,
+        power=volume.power,
     )
 
 

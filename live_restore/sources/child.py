@@ -19,12 +19,17 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["GONE", "ChildProcess", "Orders", "end_at_once"]
+from live_restore.light import Adjustment
+
+__all__ = ["GONE", "LIGHT", "ChildProcess", "Orders", "end_at_once", "read_adjustment"]
 
 logger = logging.getLogger(__name__)
 
 GONE = "gone"
 """The word that a child hears when its parent is gone."""
+
+LIGHT = "light "
+"""Begins the word by which a child is asked for other light; JSON follows."""
 
 _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
@@ -57,6 +62,7 @@ class ChildProcess:
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         self.is_left = False
+        self._speaking = threading.Lock()
         level = logging.getLogger().getEffectiveLevel()
         self.tell(json.dumps({**orders, "log_level": level}))
 
@@ -76,15 +82,20 @@ class ChildProcess:
         return self._process.poll()
 
     def tell(self, word: str) -> None:
-        """Say a word; one that is gone doesn't hear it."""
+        """Say a word, from any thread; one that is gone doesn't hear it."""
         pipe = self._process.stdin
-        if pipe is None or pipe.closed:
-            return
-        try:
-            pipe.write(word + "\n")
-            pipe.flush()
-        except OSError as error:
-            logger.debug("process %d doesn't hear %r: %s", self.pid, word[:80], error)
+        with self._speaking:
+            if pipe is None or pipe.closed:
+                return
+            try:
+                pipe.write(word + "\n")
+                pipe.flush()
+            except OSError as error:
+                logger.debug("process %d doesn't hear %r: %s", self.pid, word[:80], error)
+
+    def tell_adjustment(self, adjustment: Adjustment) -> None:
+        """Ask for other light."""
+        self.tell(LIGHT + json.dumps({"channel": adjustment.channel, "value": adjustment.value}))
 
     def await_end(self, timeout_s: float) -> bool:
         """Wait for it to end by itself; whether it did."""
@@ -111,7 +122,8 @@ class ChildProcess:
     def _close(self) -> None:
         if self._process.stdin is not None:
             try:
-                self._process.stdin.close()
+                with self._speaking:
+                    self._process.stdin.close()
             except OSError as error:
                 logger.debug("process %d: %s", self.pid, error)
 
@@ -156,6 +168,12 @@ class Orders:
         for line in sys.stdin:
             self._on_word(line.rstrip("\n"))
         self._on_word(GONE)
+
+
+def read_adjustment(word: str) -> Adjustment:
+    """In the child: what a word asks for that begins with `LIGHT`."""
+    asked = json.loads(word.removeprefix(LIGHT))
+    return Adjustment(str(asked["channel"]), float(asked["value"]))
 
 
 def end_at_once(code: int) -> None:

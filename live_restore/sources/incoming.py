@@ -301,5 +301,10 @@ def _copied(data: NDArray[Any]) -> NDArray[Any]:
 def _plane(acquisition: str, header: PlaneHeader, data: NDArray[Any]) -> Plane:
     key = VolumeKey(acquisition, header.position, header.time, header.channel)
     return Plane(
-        key, header.z, data, acquired_at=header.acquired_at, exposure_ms=header.exposure_ms
+        key,
+        header.z,
+        data,
+        acquired_at=header.acquired_at,
+        exposure_ms=header.exposure_ms,
+        power=header.power,
     )
