@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from live_restore.assessment import Assessment, Verdict
+from live_restore.light import Light
 
-__all__ = ["AssessmentHeader", "DoseHeader", "ModelHeader", "Statistics"]
+__all__ = ["AssessmentHeader", "DoseHeader", "LightHeader", "ModelHeader", "Statistics"]
 
 
 class ModelHeader(BaseModel):
@@ -47,6 +48,31 @@ class Statistics(BaseModel):
     """0.1st percentile."""
     p99_9: float
     """99.9th percentile."""
+
+
+class LightHeader(BaseModel):
+    """What light a volume and its position got."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    exposure_ms: float | None = None
+    """Of each plane; null when unknown."""
+    power: float | None = None
+    """What the property of the light's power stood at; null where none is known."""
+    unit: str = "ms"
+    """Of the doses: exposure alone, or times the property of the power."""
+    dose: float | None = None
+    """Summed over all planes of this volume; null when unknown."""
+    total: float | None = None
+    """Of all volumes of this position so far, of all channels; null when unknown."""
+    of_own: float | None = None
+    """The exposure or power that dose control changes, over the user's own: 1 where it is his. Null where
+    nothing may be changed."""
+
+    @classmethod
+    def of(cls, one: Light) -> LightHeader:
+        """As it travels."""
+        return cls(**{name: getattr(one, name) for name in cls.model_fields})
 
 
 class DoseHeader(BaseModel):

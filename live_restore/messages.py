@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from live_restore.message_parts import AssessmentHeader, DoseHeader, ModelHeader, Statistics
+from live_restore.message_parts import (
+    AssessmentHeader,
+    DoseHeader,
+    LightHeader,
+    ModelHeader,
+    Statistics,
+)
 
 __all__ = [
     "MAX_VOLUME_BYTES",
@@ -30,8 +36,10 @@ __all__ = [
     "Header",
     "Heartbeat",
     "Kind",
+    "LightHeader",
     "Message",
     "ModelHeader",
+    "Order",
     "Preview",
     "Request",
     "SkippedHeader",
@@ -48,6 +56,9 @@ Kind = Literal["restored", "raw"]
 
 Family = Literal["volume", "compressed", "announce", "preview"]
 """How much of it: all, all but each plane packed, the header alone, or three maximum projections."""
+
+Order = Literal["reload", "drain", "dose-on", "dose-off"]
+"""What a daemon can be told to do."""
 
 Encoding = Literal["raw", "blosc2"]
 """How each plane is packed."""
@@ -102,6 +113,8 @@ class Header(_Message):
     """Null for raw volumes."""
     exposure_ms: float | None = None
     """Of the first plane; null when the source doesn't know."""
+    light: LightHeader | None = None
+    """What light the volume and its position got; null when nobody counts."""
     missing: tuple[int, ...] = ()
     """Planes that never came; they are zero."""
     backfill: bool = False
@@ -242,14 +255,15 @@ class Command(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
-    do: Literal["reload", "drain"]
-    """Read the profile again and use its model; or take no more, restore what waits, and end."""
+    do: Order
+    """Read the profile again and use its model and dose table; take no more, restore what waits, and end; let the
+    light be changed, or give the user's own back and change nothing more."""
 
 
 class CommandReply(_Message):
     """A command was taken."""
 
-    did: Literal["reload", "drain"]
+    did: Order
     """Which."""
     message: str
     """What happens now, for people."""

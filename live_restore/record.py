@@ -20,7 +20,7 @@ from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Restored, Skipp
 if TYPE_CHECKING:
     from live_restore.metrics import Metrics
 
-__all__ = ["Record", "ledger_file", "open_ledger", "open_metrics", "open_spool"]
+__all__ = ["Record", "dose_log_file", "ledger_file", "open_ledger", "open_metrics", "open_spool"]
 
 _REMEMBERED = 10_000  # acquisitions that have ended and of which no volume waits
 
@@ -39,6 +39,12 @@ def ledger_file(profile: Profile) -> Path | None:
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
     folder = profile.ledger.folder or user_state_path("live-restore")
     return folder / f"{name}-{digest}.sqlite"
+
+
+def dose_log_file(profile: Profile) -> Path | None:
+    """Where each step of a profile's dose control is noted, beside its ledger; None where it has none."""
+    file = ledger_file(profile)
+    return file.with_suffix(".dose.jsonl") if file and profile.dose.control != "off" else None
 
 
 def open_ledger(profile: Profile) -> Ledger | None:

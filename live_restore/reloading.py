@@ -12,7 +12,7 @@ from typing import Self
 
 from live_restore.errors import LiveRestoreError, ProfileError
 from live_restore.interfaces import Restorer
-from live_restore.profile import Profile
+from live_restore.profile import DoseSettings, Profile
 from live_restore.restore import open_restorer
 from live_restore.volume import GrowingVolume, Restored, Volume
 
@@ -20,7 +20,7 @@ __all__ = ["ReloadingRestorer"]
 
 logger = logging.getLogger(__name__)
 
-_RELOADABLE = ("model",)
+_RELOADABLE = ("model", "dose")
 
 
 class ReloadingRestorer:
@@ -32,6 +32,8 @@ class ReloadingRestorer:
         What the service runs.
     read : callable
         Gives the profile as it is now; raises `ProfileError` where it is wrong.
+    change_dose : callable, optional
+        Takes its table [dose]; raises `ProfileError` where that needs a restart.
 
     Attributes
     ----------
@@ -39,8 +41,14 @@ class ReloadingRestorer:
         How often a model was ``loaded``, could not be (``failed``), or the order was ``refused``.
     """
 
-    def __init__(self, profile: Profile, read: Callable[[], Profile]) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        read: Callable[[], Profile],
+        change_dose: Callable[[DoseSettings], None] = lambda _: None,
+    ) -> None:
         self._profile = profile
+        self._change_dose = change_dose
         self._read = read
         self.reloads = {"loaded": 0, "failed": 0, "refused": 0}
         self._current: Restorer | None = None
@@ -100,7 +108,7 @@ class ReloadingRestorer:
                 self._in_use.notify_all()
 
     def reload(self) -> str:
-        """Check the profile, and begin to load its model; what was begun, in words.
+        """Check the profile, take its [dose] and begin to load its model; what was begun, in words.
 
         The model in use restores until the new one is warm, and stays if that can't be loaded.
         From any thread.
@@ -125,8 +133,9 @@ class ReloadingRestorer:
         if changed:
             raise ProfileError(
                 f"{', '.join(changed)} changed, and can't change while the daemon runs: nothing is "
-                "reloaded; restart it, or change [model] alone"
+                "reloaded; restart it, or change [model] and [dose] alone"
             )
+        self._change_dose(profile.dose)
         with self._reloads:
             if self._current is None:
                 raise ProfileError("the daemon starts or ends: ask again when it is ready")

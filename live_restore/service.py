@@ -25,14 +25,16 @@ from functools import partial
 
 from live_restore.backfill import Backfill
 from live_restore.delivery import Delivery
+from live_restore.dose_control import DoseControl
 from live_restore.early import Early
 from live_restore.errors import LiveRestoreError
-from live_restore.interfaces import Event, Item, Sink, Source, StopSignal
+from live_restore.fates import Fates, Waiting
+from live_restore.interfaces import Event, Sink, Source, StopSignal
+from live_restore.light import LightReading
 from live_restore.monitoring import monitor
-from live_restore.outstanding import Outstanding
 from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
 from live_restore.profile import Profile
-from live_restore.record import Record, open_ledger, open_metrics, open_spool
+from live_restore.record import Record, dose_log_file, open_ledger, open_metrics, open_spool
 from live_restore.reloading import ReloadingRestorer
 from live_restore.sinks import open_sinks
 from live_restore.sources import open_source
@@ -46,15 +48,12 @@ from live_restore.volume import (
     SkipCause,
     Skipped,
     SourceState,
-    Volume,
     VolumeKey,
 )
 
 __all__ = ["Service"]
 
 logger = logging.getLogger(__name__)
-
-_Waiting = Volume | Spooled
 
 _MB = 2**20
 _SIGNAL_CHECK_S = 1.0  # on Windows a signal's handler runs only when a wait ends
@@ -89,11 +88,12 @@ class Service:
         self.counts: Counter[str] = Counter()
         self._profile = profile
         self._on_ready = on_ready
-        self._restorer = ReloadingRestorer(profile, read_profile or (lambda: profile))
+        self._dose = DoseControl(profile.dose, dose_log_file(profile))
+        read = read_profile or (lambda: profile)
+        self._restorer = ReloadingRestorer(profile, read, self._dose.change)
         self._early = Early(self._restorer)
         self._stop = StopSignal()
         self._mail: queue.SimpleQueue[str] = queue.SimpleQueue()  # names of ended threads, _STOP
-        self._outstanding = Outstanding()
         self._source_error: BaseException | None = None
         self._spool: Spool | None = None
         self._comes_again = False
@@ -122,8 +122,13 @@ class Service:
         """
         with ExitStack() as opened:
             # Sinks first: viewers connect while the model loads.
-            commands = {"reload": self._restorer.reload, "drain": self._drain}
-            sinks = open_sinks(self._profile, commands)
+            commands = {
+                "reload": self._restorer.reload,
+                "drain": self._drain,
+                "dose-on": self._dose.switch_on,
+                "dose-off": self._dose.switch_off,
+            }
+            sinks = open_sinks(self._profile, commands, {"dose": self._dose.status})
             for sink in sinks.values():
                 opened.enter_context(sink)
             self._metrics = opened.enter_context(open_metrics(self._profile) or nullcontext())
@@ -137,7 +142,9 @@ class Service:
                 if ledger is not None:
                     ledger.give_up_waiting("the program ended before it was restored")
                 self._spool = opened.enter_context(open_spool(self._profile) or nullcontext())
+            opened.enter_context(self._dose)
             opened.enter_context(source)
+            self._dose.connect(source)
             if self._on_ready:
                 self._on_ready()
             return self._run(source, sinks)
@@ -148,13 +155,21 @@ class Service:
             name: Delivery(name, sink, self._record, self._sink_ended)
             for name, sink in sinks.items()
         }
-        inbox: VolumeQueue[_Waiting] = VolumeQueue(
+        self._fates = Fates(
+            self.counts,
+            self._record,
+            self._spool,
+            self._deliveries,
+            self._comes_again,
+            self._settled,
+        )
+        inbox: VolumeQueue[Waiting] = VolumeQueue(
             self._profile.queue.memory_mb * _MB,
             self._profile.queue.order,
             lambda volume: volume.held_nbytes,
             None if source.is_durable else self._pass_over,
             stream=lambda volume: (volume.key.position, volume.key.channel),
-            to_disk=self._keep if self._spool else None,
+            to_disk=self._fates.keep if self._spool else None,
             when_idle=self._early.work,
         )
         self._assembler = Assembler(
@@ -164,7 +179,7 @@ class Service:
             None if source.is_durable else room,  # others may announce anything
             self._early.watch(inbox.nudge),
         )
-        restoring: Stage[_Waiting] = Stage(
+        restoring: Stage[Waiting] = Stage(
             "restore",
             inbox,
             self._restore,
@@ -174,7 +189,8 @@ class Service:
         )
         queues = inbox, self._spool, self._restorer, self._deliveries, sinks
         monitor(self._metrics, source, self._assembler, *queues)
-        self._take_left_over(inbox)
+        for spooled in self._fates.left_over():
+            inbox.put(spooled, is_live=False)
         feeding = threading.Thread(target=self._feed, args=(source, inbox), name="source")
         threads = [feeding, restoring, *self._deliveries.values()]
         for thread in reversed(threads):
@@ -189,7 +205,7 @@ class Service:
         errors = [restoring.error, *(one.error for one in deliveries)]
         return not any(errors) and self._source_error is None
 
-    def _supervise(self, running: set[str], inbox: VolumeQueue[_Waiting]) -> None:
+    def _supervise(self, running: set[str], inbox: VolumeQueue[Waiting]) -> None:
         """Wait for all threads to end; drop what waits when told twice to stop, or out of time."""
         deadline = math.inf
         while running:
@@ -226,15 +242,15 @@ class Service:
             self.stop()
         return "nothing more is taken; what waits is restored, then the daemon ends"
 
-    def _drop(self, inbox: VolumeQueue[_Waiting]) -> None:
+    def _drop(self, inbox: VolumeQueue[Waiting]) -> None:
         for volume in inbox.clear():
-            self._keep_or_skip(volume, "dropped at shutdown")
+            self._fates.keep_or_skip(volume, "dropped at shutdown")
         for delivery in self._deliveries.values():
             delivery.drop()
 
     # --- source thread ---
 
-    def _feed(self, source: Source, inbox: VolumeQueue[_Waiting]) -> None:
+    def _feed(self, source: Source, inbox: VolumeQueue[Waiting]) -> None:
         try:
             with closing(source.events(self._stop)) as events:
                 for event in events:
@@ -257,93 +273,61 @@ class Service:
             inbox.close()
             self._mail.put("source")
 
-    def _handle(self, event: Event, inbox: VolumeQueue[_Waiting]) -> None:
+    def _handle(self, event: Event, inbox: VolumeQueue[Waiting]) -> None:
         match event:
             case AcquisitionInfo():
                 self._take(self._assembler.start(event), inbox)
                 self._record.start(event)
-                self._outstanding.start(event.acquisition)
-                self._send(event)
+                self._fates.start(event.acquisition)
+                self._fates.send(event)
             case Plane():
+                self._dose.plane(event)
                 self._take(self._assembler.add(event), inbox)
             case AcquisitionEnd():
                 self._end(event, inbox)
             case SourceState():
-                self._send(event)
+                self._fates.send(event)
+            case LightReading():
+                self._dose.reading(event)
 
-    def _end(self, end: AcquisitionEnd, inbox: VolumeQueue[_Waiting]) -> None:
+    def _end(self, end: AcquisitionEnd, inbox: VolumeQueue[Waiting]) -> None:
         try:
             self._take(self._assembler.end(end.acquisition), inbox)
             self._record.end(end)
         finally:
-            if self._outstanding.end(end):
-                self._send(end)
+            self._fates.end(end)
 
-    def _take(self, settled: Iterable[Settled], inbox: VolumeQueue[_Waiting]) -> None:
+    def _take(self, settled: Iterable[Settled], inbox: VolumeQueue[Waiting]) -> None:
         """Queue volumes for restoration, and tell of those that can't be restored.
 
         Where nothing is restored any more, all are told of before `QueueClosedError` is raised.
         """
         is_closed = False
         for one in settled:
-            self.counts["seen"] += 1
-            self._outstanding.add(one.key)
-            self._record.seen(one.key)
+            self._fates.seen(one.key)
+            self._dose.seen(one.key)
             if isinstance(one, Skipped):
                 # The end of this run may have cut a stack that the next one reads whole.
                 is_cut = self._comes_again and self._stop.is_set() and one.cause == "incomplete"
-                self._leave(one.key) if is_cut else self._skip(one)
+                self._fates.leave(one.key) if is_cut else self._fates.skip(one)
                 continue
             try:
                 inbox.put(one, one.is_live)
             except QueueClosedError:
                 is_closed = True
-                self._keep_or_skip(one, "the service is ending, nothing restores it")
+                self._fates.keep_or_skip(one, "the service is ending, nothing restores it")
         if is_closed:
             raise QueueClosedError
 
-    def _pass_over(self, volume: _Waiting) -> None:
-        self._skip(
+    def _pass_over(self, volume: Waiting) -> None:
+        self._fates.skip(
             Skipped(volume.key, "restoration is slower than the acquisition", cause="too_slow")
         )
-        self._discard(volume)
-
-    # --- volumes that wait on disk ---
-
-    def _take_left_over(self, inbox: VolumeQueue[_Waiting]) -> None:
-        """Queue what an earlier run kept on disk."""
-        waited = list(self._spool.left_over()) if self._spool else []
-        for spooled, info in waited:
-            self._record.start(info)
-            self._record.seen(spooled.key)
-            self._outstanding.add(spooled.key)
-            self.counts["seen"] += 1
-            inbox.put(spooled, is_live=False)
-        if waited:
-            logger.info("%d volumes waited on disk since the last run", len(waited))
-
-    def _keep(self, volume: _Waiting) -> Spooled | None:
-        return self._spool.keep(volume) if self._spool else None
-
-    def _keep_or_skip(self, volume: _Waiting, reason: str) -> None:
-        """What becomes of a volume that this run doesn't restore any more."""
-        if self._comes_again or self._keep(volume) is not None:
-            logger.debug("%s: %s, left for the next start", volume.key, reason)
-            self._leave(volume.key)
-        else:
-            self._skip(Skipped(volume.key, reason, cause="stopped"))
-
-    def _leave(self, key: VolumeKey) -> None:
-        self.counts["left for the next start"] += 1
-        self._settle(key)
-
-    def _discard(self, volume: _Waiting) -> None:
-        if isinstance(volume, Spooled) and self._spool:
-            self._spool.discard(volume)
+        self._fates.discard(volume)
 
     # --- restore thread ---
 
-    def _restore(self, waiting: _Waiting) -> Callable[[], None]:
+    def _restore(self, waiting: Waiting) -> Callable[[], None]:
         try:
             volume = waiting.load() if isinstance(waiting, Spooled) else waiting
             return partial(self._restored, waiting, self._restorer.restore(volume))
@@ -351,25 +335,26 @@ class Service:
             # Understood, and this volume's own fault: however many there are, the next may be well.
             return partial(self._give_up, waiting, str(error), "refused")
 
-    def _restored(self, waiting: _Waiting, restored: Restored) -> None:
+    def _restored(self, waiting: Waiting, restored: Restored) -> None:
         self.counts["restored"] += 1
         self._record.restored(restored)
         logger.debug("%s: restored in %.3f s", restored.key, restored.timing_s["restoring"])
-        self._send(replace(restored, is_backfill=self._backfill.is_backfill(restored.raw)))
-        self._settle(restored.key)
-        self._discard(waiting)
+        restored = replace(restored, is_backfill=self._backfill.is_backfill(restored.raw))
+        self._fates.send(self._dose.restored(restored))
+        self._fates.settle(restored.key)
+        self._fates.discard(waiting)
 
-    def _restore_failed(self, volume: _Waiting, error: Exception) -> None:
+    def _restore_failed(self, volume: Waiting, error: Exception) -> None:
         logger.error("%s: restoration failed", volume.key, exc_info=error)
         self._give_up(volume, f"restoration failed: {type(error).__name__}: {error}", "failed")
 
-    def _give_up(self, waiting: _Waiting, reason: str, cause: SkipCause) -> None:
-        self._skip(Skipped(waiting.key, reason, is_final=True, cause=cause))
-        self._discard(waiting)
+    def _give_up(self, waiting: Waiting, reason: str, cause: SkipCause) -> None:
+        self._fates.skip(Skipped(waiting.key, reason, is_final=True, cause=cause))
+        self._fates.discard(waiting)
 
-    def _after_restoring(self, inbox: VolumeQueue[_Waiting], stage: Stage[_Waiting]) -> None:
+    def _after_restoring(self, inbox: VolumeQueue[Waiting], stage: Stage[Waiting]) -> None:
         for volume in inbox.clear():  # only where the stage died
-            self._keep_or_skip(volume, "the restore stage has ended")
+            self._fates.keep_or_skip(volume, "the restore stage has ended")
         if stage.error:
             self._stop.fail()
         self._stop.set()
@@ -377,24 +362,11 @@ class Service:
 
     # --- what all threads use ---
 
-    def _skip(self, skipped: Skipped) -> None:
-        self.counts["skipped"] += 1
-        logger.warning("%s: skipped: %s", skipped.key, skipped.reason)
-        self._record.skipped(skipped)
-        self._send(skipped)
-        self._settle(skipped.key)
-
-    def _send(self, item: Item) -> None:
-        for delivery in self._deliveries.values():
-            delivery.put(item)
+    def _settled(self, key: VolumeKey) -> None:
+        self._early.settle(key)
+        self._dose.settle(key)
 
     def _sink_ended(self, delivery: Delivery) -> None:
         if delivery.error:
             self._stop.fail()
         self._mail.put(delivery.name)
-
-    def _settle(self, key: VolumeKey) -> None:
-        self._early.settle(key)
-        end = self._outstanding.settle(key)
-        if end:
-            self._send(end)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["add_command"]
+if TYPE_CHECKING:
+    from live_restore.client import Control
+
+__all__ = ["add_command", "open_control"]
 
 
 def add_command(commands: Any) -> None:
@@ -32,21 +35,41 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    with open_control(options.profile, options.keys) as control:
+        print(control.reload() if options.command == "reload" else control.drain())
+    return 0
+
+
+def open_control(name: str, keys_file: Path | None = None) -> Control:
+    """The control port of a profile's daemon, with an operator's keys; enter it to use it.
+
+    Parameters
+    ----------
+    name : str
+        The profile: a TOML file, or the name of a shipped one.
+    keys_file : pathlib.Path, optional
+        An operator's; without it, the daemon's own.
+
+    Raises
+    ------
+    ProfileError
+        It has no control port, or takes no commands.
+    KeyFileError
+        The keys can't be read.
+    """
     from live_restore.cli.profiles import open_profile
     from live_restore.client import Control
     from live_restore.errors import ProfileError
     from live_restore.keys import ClientKeys, open_key_folder
 
-    publish = open_profile(options.profile).publish
+    publish = open_profile(name).publish
     if publish is None or publish.control is None:
-        raise ProfileError(f"profile {options.profile}: its daemon has no control port")
+        raise ProfileError(f"profile {name}: its daemon has no control port")
     folder = open_key_folder(publish.keys)
     if folder is None:
         raise ProfileError(
-            f"profile {options.profile}: its daemon has no keys ([publish] keys), and takes no commands "
+            f"profile {name}: its daemon has no keys ([publish] keys), and takes no commands "
             "without; stop or reload it where it was started"
         )
-    keys = ClientKeys.load(options.keys) if options.keys else folder.own_client()
-    with Control(publish.control, keys=keys) as control:
-        print(control.reload() if options.command == "reload" else control.drain())
-    return 0
+    keys = ClientKeys.load(keys_file) if keys_file else folder.own_client()
+    return Control(publish.control, keys=keys)

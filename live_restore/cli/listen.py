@@ -109,8 +109,16 @@ def _as_text(message: VolumeMessage) -> str:
     return (
         f"{header.received_at.astimezone():%H:%M:%S}  {header.kind:8}  {header.acquisition}  "
         f"position {header.position}  time {header.time}  {header.channel}  "
-        f"{header.shape} {header.type}  {size}  age {_age_s(message):.2f} s{lost}"
+        f"{header.shape} {header.type}  {size}  age {_age_s(message):.2f} s{_dose(message)}{lost}"
     )
+
+
+def _dose(message: VolumeMessage) -> str:
+    light = message.header.light
+    if light is None or light.total is None:
+        return ""
+    share = "" if light.of_own is None else f" ({100 * light.of_own:.0f} % of your light)"
+    return f"  dose {light.total:.6g} {light.unit}{share}"
 
 
 def _as_json(message: VolumeMessage, with_checksums: bool) -> str:

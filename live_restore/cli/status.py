@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from live_restore.ledger import Counts, Problem
     from live_restore.profile import Profile
 
-__all__ = ["add_command"]
+__all__ = ["add_command", "ask_daemon"]
 
 
 def add_command(commands: Any) -> None:
@@ -29,6 +29,7 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from live_restore.cli.dose import dose_lines
     from live_restore.cli.profiles import open_profile
     from live_restore.ledger import Counts, Problem
     from live_restore.record import ledger_file, open_ledger
@@ -40,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
     if ledger is not None and file is not None and file.is_file():
         with ledger:
             counts, problems = ledger.counts(), ledger.problems()
-    answer = _ask(profile)
+    answer = ask_daemon(profile)
     source = None if answer is None else str(answer.get("source") or "running")
     model = answer.get("model") if answer else None
     if options.json:
@@ -48,16 +49,19 @@ def _run(options: argparse.Namespace) -> int:
             "eta_s": _eta_s(counts),
             "source": source,
             "model": model,
+            "dose": answer.get("dose") if answer else None,
             "ledger": str(file),
             "problems": [dataclasses.asdict(one) for one in problems],
         }
         print(json.dumps(body))
     else:
         _print(counts, problems, source, model)
+        if answer and (dose := answer.get("dose")) and dose.get("control") != "off":
+            print("\n".join(dose_lines(dose)))
     return 0
 
 
-def _ask(profile: Profile) -> Mapping[str, Any] | None:
+def ask_daemon(profile: Profile) -> Mapping[str, Any] | None:
     """What the daemon says of itself; None when none answers."""
     from live_restore.client import Control
     from live_restore.errors import KeyFileError, ProtocolError

@@ -114,6 +114,10 @@ class Control(_Asking):
         """Have the daemon take no more, restore what waits, and end; what happens now, in words."""
         return str(_body(self.ask({"do": "drain"}))["message"])
 
+    def dose(self, *, on: bool) -> str:
+        """Have the daemon change the light, or give the user's own back; what happens now, in words."""
+        return str(_body(self.ask({"do": "dose-on" if on else "dose-off"}))["message"])
+
     def ask(self, request: dict[str, Any], timeout_s: float | None = None) -> Reply:
         """Any request of the protocol; `timeout_s` instead of the usual time."""
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
@@ -183,6 +187,10 @@ class AsyncControl(_Asking):
     async def drain(self) -> str:
         """See `Control.drain`."""
         return str(_body(await self.ask({"do": "drain"}))["message"])
+
+    async def dose(self, *, on: bool) -> str:
+        """See `Control.dose`."""
+        return str(_body(await self.ask({"do": "dose-on" if on else "dose-off"}))["message"])
 
     async def ask(self, request: dict[str, Any], timeout_s: float | None = None) -> Reply:
         """See `Control.ask`."""

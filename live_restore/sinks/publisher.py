@@ -72,6 +72,8 @@ class Publisher:
     commands : mapping of str to callable, optional
         What to do when an authorised client commands it; each says in words what happens now, or
         raises `LiveRestoreError`. Called from the port thread, and must be quick.
+    status : mapping of str to callable, optional
+        What else is told to who asks for the status: JSON values. Likewise.
 
     Attributes
     ----------
@@ -80,11 +82,15 @@ class Publisher:
     """
 
     def __init__(
-        self, settings: PublishSettings, commands: Mapping[str, Callable[[], str]] | None = None
+        self,
+        settings: PublishSettings,
+        commands: Mapping[str, Callable[[], str]] | None = None,
+        status: Mapping[str, Callable[[], Any]] | None = None,
     ) -> None:
         self.session = uuid.uuid4().hex
         self._settings = settings
         self._commands = commands or {}
+        self._more_status = status or {}
         self._encodings = ("raw", "blosc2") if can_compress() else ("raw",)
         self._streams = Streams(settings.history_mb * 2**20)
         self._subscriptions: dict[bytes, int] = {}
@@ -166,7 +172,7 @@ class Publisher:
             "source": self._source,
             "encodings": self._encodings,
             "model": self._model and model_header(self._model).model_dump(mode="json"),
-        }
+        } | {name: tell() for name, tell in self._more_status.items()}
 
     def send(self, item: Item) -> None:
         """Publish one item to whoever subscribed; never waits.

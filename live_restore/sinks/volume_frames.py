@@ -62,6 +62,7 @@ def described(session: str, kind: Kind, numbered: Numbered) -> messages.Header:
         published_at=utc_now(),
         timing=dict(restored.timing_s),
         exposure_ms=restored.raw.exposure_ms,
+        light=restored.light and messages.LightHeader.of(restored.light),
         missing=restored.raw.missing,
         backfill=restored.is_backfill,
         model=None if is_raw else model_header(use),

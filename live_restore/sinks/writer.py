@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from live_restore import __version__
 from live_restore.errors import SinkError
 from live_restore.interfaces import Item
+from live_restore.light import Light
 from live_restore.profile import WriteSettings
 from live_restore.volume import (
     AcquisitionInfo,
@@ -93,7 +94,8 @@ class Writer:
                     "position": item.key.position,
                     "time": str(item.key.time),
                     "received_at": item.raw.received_at.isoformat(),
-                },
+                }
+                | _light(item.light),
             )
         except OSError as error:
             self._unwritten_bytes = max(1, item.data.nbytes)
@@ -168,6 +170,22 @@ def provenance(model: ModelUse, origin: str) -> dict[str, str]:
         if model.difference is None
         else f"{model.difference:.1e}",
         "raw": origin,
+    }
+
+
+def _light(light: Light | None) -> dict[str, str]:
+    """What light a volume got, for its file; nothing where it isn't known."""
+    if light is None or light.exposure_ms is None:
+        return {}
+    told = {
+        "exposure_ms": light.exposure_ms,
+        "power": light.power,
+        "dose": light.dose,
+        "dose_of_position": light.total,
+        "light_of_own": light.of_own,
+    }
+    return {name: f"{value:.6g}" for name, value in told.items() if value is not None} | {
+        "dose_unit": light.unit
     }
 
 

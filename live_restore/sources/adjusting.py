@@ -158,7 +158,9 @@ class AcquisitionLight:
         if value is None:
             return
         before = self._now[name]
-        own = self._own[name]  # never more, whoever asks; his right, whatever limits the device tells
+        own = self._own[
+            name
+        ]  # never more, whoever asks; his right, whatever limits the device tells
         wanted = own if value >= own else min(own, clamped(value, *self._limits))
         self._now[name] = wanted
         if self._property is not None:
