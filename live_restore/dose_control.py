@@ -201,7 +201,7 @@ class DoseControl:
         name = reading.channel
         rules, before = self._rules.get(name), self._readings.get(name)
         self._readings[name] = reading
-        if rules is None or before is None:
+        if rules is None or before is None or reading.is_start:
             self._begin(reading)
         elif reading.is_ours:
             rules.confirm(reading.value, time.monotonic())
@@ -224,10 +224,9 @@ class DoseControl:
                 self._freeze_all(rules.frozen)
 
     def _begin(self, reading: LightReading) -> None:
-        rules = DoseRules(self._settings, reading.own, reading.lowest, reading.highest)
-        self._rules[reading.channel] = rules
-        if not is_same(reading.value, reading.own):
-            rules.confirm(reading.value, time.monotonic())
+        made = DoseRules(self._settings, reading.own, reading.lowest, reading.highest)
+        rules = self._rules.setdefault(reading.channel, made)
+        rules.start(reading.own, reading.value)
         self._note("start", reading.channel, reading.own, reading.value, "")
         logger.info(
             "dose control (%s): %s stands at %g",

@@ -28,6 +28,8 @@ class LightReading:
         What the user had set.
     lowest, highest : float or None
         The device's own limits.
+    is_start : bool
+        Nothing was acquired with other light before: what the user begins with.
     is_ours : bool
         It was asked for by this program; otherwise it is what the user set.
     problem : str
@@ -39,6 +41,7 @@ class LightReading:
     own: float
     lowest: float | None = None
     highest: float | None = None
+    is_start: bool = False
     is_ours: bool = False
     problem: str = ""
 

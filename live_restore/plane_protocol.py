@@ -149,6 +149,8 @@ class LightWord(BaseModel):
     """The device's own limit, where it has one."""
     highest: float | None = None
     """Likewise."""
+    is_start: bool = False
+    """What an acquisition begins with."""
     is_ours: bool = False
     """It was asked for by the daemon; otherwise the user set it."""
     problem: _Text = ""

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from live_restore.interfaces import StopSignal
-from live_restore.profile import MicroManagerSource
+from live_restore.profile import DoseSettings, MicroManagerSource
 from live_restore.sources.assembler import Assembler
 from live_restore.sources.micromanager import MicroManager
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, SourceState, Volume
@@ -61,6 +61,11 @@ class MicroManagerProcess:
     def calls(self) -> Counter[str]:
         self.tell("tell")
         return Counter(self.says()["calls"])
+
+    def light(self) -> float:
+        """What its laser stands at."""
+        self.tell("tell")
+        return float(self.says()["light"])
 
     def kill(self) -> None:
         self.process.kill()
@@ -129,9 +134,9 @@ class Followed:
 
 
 @contextmanager
-def following(port: int, **changes: Any) -> Iterator[Followed]:
+def following(port: int, dose: DoseSettings | None = None, **changes: Any) -> Iterator[Followed]:
     fields = {"kind": "micromanager", "port": port, "poll_ms": 10, "silence_s": 5.0}
-    with MicroManager(MicroManagerSource.model_validate(fields | changes)) as source:
+    with MicroManager(MicroManagerSource.model_validate(fields | changes), dose) as source:
         followed = Followed(source)
         followed.start()
         try:

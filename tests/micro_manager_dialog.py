@@ -36,8 +36,55 @@ class Compatibility(JavaObject):
         return "2.0.3 20260101"
 
 
+class PropertyType(JavaObject):
+    java_class = "mmcorej.PropertyType"
+
+    @java("int")
+    def swigValue(self) -> int:  # noqa: N802
+        return 2  # a decimal number
+
+
 class Core(JavaObject):
+    """With a laser, of which the power can be set."""
+
     java_class = "mmcorej.CMMCore"
+
+    def __init__(self) -> None:
+        self.light = "10.0000"
+
+    @java("java.lang.String", "java.lang.String", "java.lang.String")
+    def getProperty(self, device: str, name: str) -> str:  # noqa: N802
+        if (device, name) != ("Laser", "Power"):
+            raise ValueError(f'No device with label "{device}"')
+        return self.light
+
+    @java("void", "java.lang.String", "java.lang.String", "java.lang.String")
+    def setProperty(self, device: str, name: str, value: str) -> None:  # noqa: N802
+        self.light = f"{float(value):.4f}"
+
+    @java("boolean", "java.lang.String", "java.lang.String")
+    def isPropertyReadOnly(self, device: str, name: str) -> bool:  # noqa: N802
+        return False
+
+    @java("mmcorej.PropertyType", "java.lang.String", "java.lang.String")
+    def getPropertyType(self, device: str, name: str) -> PropertyType:  # noqa: N802
+        return PropertyType()
+
+    @java("boolean", "java.lang.String", "java.lang.String")
+    def hasPropertyLimits(self, device: str, name: str) -> bool:  # noqa: N802
+        return True
+
+    @java("double", "java.lang.String", "java.lang.String")
+    def getPropertyLowerLimit(self, device: str, name: str) -> float:  # noqa: N802
+        return 1.0
+
+    @java("double", "java.lang.String", "java.lang.String")
+    def getPropertyUpperLimit(self, device: str, name: str) -> float:  # noqa: N802
+        return 100.0
+
+    @java("void", "java.lang.String")
+    def waitForDevice(self, device: str) -> None:  # noqa: N802
+        return None
 
     @java("long")
     def getImageWidth(self) -> int:  # noqa: N802

@@ -338,6 +338,7 @@ class Studio(JavaObject):
 
     def __init__(self) -> None:
         self.stores: list[Store] = []
+        self.mmcore = Core()
         self._displays = Displays(self.stores)
 
     @java("org.micromanager.acquisition.AcquisitionManager")
@@ -362,4 +363,4 @@ class Studio(JavaObject):
 
     @java("mmcorej.CMMCore")
     def core(self) -> Core:
-        return Core()
+        return self.mmcore

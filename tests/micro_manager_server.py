@@ -7,7 +7,8 @@
 - ``{"do": "abort"}`` and ``{"do": "finish"}``: it ends, with the images that exist
 - ``{"do": "hang", "call": name}``: the next such call is never answered; says so on stdout
 - ``{"do": "fail", "call": name}``: the next such call fails, once
-- ``{"do": "tell"}``: prints how often each method was called, and what it still holds for clients
+- ``{"do": "light", "value": x}``: the user sets the laser's power by hand
+- ``{"do": "tell"}``: prints how often each method was called, what it still holds for clients, and the laser's power
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ class Server:
                     self._fail = order["call"]
                 case "tell":
                     held = [type(one).__name__ for one in self._objects.values()]
-                    print(json.dumps({"calls": self._calls, "held": held}), flush=True)
+                    told = {"calls": self._calls, "held": held, "light": self._studio.mmcore.light}
+                    print(json.dumps(told), flush=True)
+                case "light":
+                    self._studio.mmcore.light = f"{order['value']:.4f}"
 
     def serve(self) -> None:
         while True:

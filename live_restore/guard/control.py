@@ -131,6 +131,12 @@ class DoseRules:
         self._changed_s = now_s
         self._forget_votes()
 
+    def start(self, own: float, value: float) -> None:
+        """An acquisition begins: the user's own value, and the present one."""
+        self.own, self.value = own, value
+        self._is_asked = False
+        self._forget_votes()
+
     def take_over(self, value: float) -> None:
         """The user has set another value by hand: it is his own from now on, and hands off."""
         self.own = self.value = value

@@ -47,4 +47,4 @@ def open_source(profile: Profile, ledger: Ledger | None = None) -> Source:
         case MicroManagerSource() as settings:
             from live_restore.sources.micromanager import MicroManager
 
-            return MicroManager(settings)
+            return MicroManager(settings, profile.dose)

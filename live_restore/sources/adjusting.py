@@ -80,7 +80,7 @@ class AcquisitionLight:
         """Tell what everything stands at before the first volume."""
         if self._is_active:
             for name in self._own:
-                self._say(name, is_ours=False)
+                self._say(name, is_start=True)
 
     def ask(self, adjustment: Adjustment) -> None:
         """Another value, from the next volume of a channel on; from any thread."""
@@ -117,7 +117,7 @@ class AcquisitionLight:
             with self._lock:
                 said = self._before(events)
             for name in said:
-                self._say(name, is_ours=False)
+                self._say(name)
         except Exception:
             logger.warning("the light isn't changed; the acquisition goes on", exc_info=True)
         return event
@@ -217,7 +217,9 @@ class AcquisitionLight:
         else:
             self._core.set_exposure(value)
 
-    def _say(self, name: str, *, is_ours: bool, problem: str = "") -> None:
+    def _say(
+        self, name: str, *, is_start: bool = False, is_ours: bool = False, problem: str = ""
+    ) -> None:
         lowest, highest = self._limits
         value, own = self._now[name], self._own[name]
         if not (math.isfinite(value) and math.isfinite(own)):
@@ -229,6 +231,7 @@ class AcquisitionLight:
                 own=own,
                 lowest=lowest,
                 highest=highest,
+                is_start=is_start,
                 is_ours=is_ours,
                 problem=problem,
             )

@@ -39,6 +39,7 @@ class DeviceProperty:
                 f"property {name} can't be read as a number ({error}). Mend [dose]; Micro-Manager's Device "
                 "Property Browser shows names and values"
             ) from error
+        self._is_whole = _is_whole(core.get_property_type(self._device, self._property))
 
     @property
     def limits(self) -> tuple[float | None, float | None]:
@@ -85,13 +86,21 @@ class DeviceProperty:
         Exception
             The device refuses.
         """
-        kind = self._core.get_property_type(self._device, self._property)
-        if str(kind.to_string() if hasattr(kind, "to_string") else kind).lower() in _WHOLE:
+        if self._is_whole:
             text = str(math.ceil(value) if value < towards else math.floor(value))
         else:
             text = f"{value:.6g}"
         self._core.set_property(self._device, self._property, text)
         self._core.wait_for_device(self._device)
+
+
+def _is_whole(kind: Any) -> bool:
+    """Whether a property's type is that of whole numbers, by either backend."""
+    for name in ("swig_value", "to_string"):
+        if hasattr(kind, name):
+            kind = getattr(kind, name)()
+            break
+    return str(kind).lower() in _WHOLE
 
 
 def exposure_limits(core: Any) -> tuple[float | None, float | None]:

@@ -19,8 +19,9 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from live_restore.interfaces import Event, StopSignal
-from live_restore.plane_protocol import PlaneHeader, PlanesEnd, SourceHeader
-from live_restore.profile import MicroManagerSource
+from live_restore.light import Adjustment, LightReading, is_same
+from live_restore.plane_protocol import LightWord, PlaneHeader, PlanesEnd, SourceHeader
+from live_restore.profile import DoseSettings, MicroManagerSource
 from live_restore.sources.bridge.walk import Grid, Place, PlaneSet
 from live_restore.sources.child import ChildProcess
 from live_restore.sources.incoming import Defaults, Incoming
@@ -58,12 +59,16 @@ class MicroManager:
     ----------
     settings : MicroManagerSource
         Where it is.
+    dose : DoseSettings, optional
+        What of the light is watched and may be changed.
     """
 
     is_durable = False
 
-    def __init__(self, settings: MicroManagerSource) -> None:
+    def __init__(self, settings: MicroManagerSource, dose: DoseSettings | None = None) -> None:
         self._settings = settings
+        self._dose = dose or DoseSettings()
+        self._light: LightWord | None = None  # as it was told last
         self._id = f"micro-manager-{uuid.uuid4().hex}"
         self._port = PlanePort(only_from=self._id)
         self._child: ChildProcess | None = None
@@ -90,6 +95,12 @@ class MicroManager:
         self._end_child()
         self._port.__exit__(kind, error, traceback)
 
+    def adjust(self, adjustment: Adjustment) -> None:
+        """See `Adjustable.adjust`; a process that doesn't answer is passed over."""
+        child = self._child
+        if child is not None:
+            child.tell_adjustment(adjustment)
+
     def events(self, stop: StopSignal) -> Generator[Event, None, None]:
         """See `Source.events`."""
         incoming = Incoming(Defaults(pixel_size_um=self._settings.pixel_size_um))
@@ -104,6 +115,9 @@ class MicroManager:
                 match message:
                     case None:
                         yield SourceState(self._state)
+                    case SourceHeader(light=light) if light is not None:
+                        self._light = light
+                        yield LightReading(**light.model_dump())
                     case SourceHeader(state=state):
                         self._tell(state)
                         yield SourceState(self._state)
@@ -115,6 +129,7 @@ class MicroManager:
                         yield from self._plane(incoming, header, data)
         finally:
             self._end_child()
+            self._check_light()
         yield from incoming.end_idle(0.0, "stopped")
 
     def _plane(
@@ -173,6 +188,8 @@ class MicroManager:
             "state": self._state,
             "since": self._since.isoformat(),
             "done": list(self._done),
+            "dose": self._dose.model_dump(mode="json"),
+            "light": self._light and self._light.model_dump(mode="json"),
             "running": {
                 name: {"planes": one.planes.ranges(), "num_planned": one.num_planned}
                 for name, one in self._arrived.items()
@@ -205,6 +222,23 @@ class MicroManager:
             if not self._child.await_end(_GRACE_S):
                 self._child.kill()
             self._child = None
+
+    def _check_light(self) -> None:
+        """Whether the process that has ended gave the user's light back."""
+        while self._is_changed and (word := self._port.receive(0.0)) is not None:
+            if isinstance(word, SourceHeader) and word.light is not None:
+                self._light = word.light
+        if self._light is not None and self._is_changed:
+            logger.warning(
+                "%s stands at %g, since Micro-Manager doesn't answer: set it back to your own %g by hand",
+                self._dose.device_property,
+                self._light.value,
+                self._light.own,
+            )
+
+    @property
+    def _is_changed(self) -> bool:
+        return self._light is not None and not is_same(self._light.value, self._light.own)
 
     def _tell(self, state: str) -> None:
         """Take a new state; only changes are told in the log, and none over and over."""

@@ -21,14 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from live_restore.errors import SourceError
-from live_restore.plane_protocol import PlaneHeader, PlanesEnd, SourceHeader
+from live_restore.light import Adjustment
+from live_restore.plane_protocol import LightWord, PlaneHeader, PlanesEnd, SourceHeader
 from live_restore.plane_sender import PlaneSender
+from live_restore.profile import DoseSettings
+from live_restore.sources.bridge.ending import EndOfAcquisition
 from live_restore.sources.bridge.files import FilesOnDisk, Lag
 from live_restore.sources.bridge.plan import Plan, read_time
 from live_restore.sources.bridge.walk import Place, PlaneSet, Walk, newest_visit
-from live_restore.sources.child import Orders, end_at_once
+from live_restore.sources.child import LIGHT, Orders, end_at_once, read_adjustment
 
 if TYPE_CHECKING:
+    from live_restore.sources.bridge.light import FollowedLight
     from live_restore.sources.bridge.studio import ImageFacts, Store, Studio
 
 __all__ = ["Follower", "main"]
@@ -40,7 +44,6 @@ _IDLE_S = 0.5  # between looks for an acquisition
 # Looks: a store may have come while another went. Each costs Micro-Manager calls for every store.
 _LIST_EVERY = 20
 _LIST_EVERY_ACQUIRING = 4
-_SETTLE_S = 5.0  # images may still be on their way through the user's processors after the last
 _KEEP_S = 60.0  # a restarted Micro-Manager has its data back only when the user has opened them
 _MEMORY_BYTES = 256 * 2**20  # planes on their way to the source
 _GRACE_S = 2.0  # to let go of what Micro-Manager holds for us
@@ -56,7 +59,7 @@ class Follower:
     orders : mapping
         From the source: ``port``, ``poll_ms``, ``silence_s``, ``endpoint``, ``sender``, ``state``,
         ``since``, ``running`` (``planes`` and ``num_planned`` of acquisitions that have no end yet)
-        and ``done`` (those that have).
+        and ``done`` (those that have); ``dose``, and ``light`` as it was told last.
     stopping : threading.Event
         Set when it shall end.
     """
@@ -82,6 +85,9 @@ class Follower:
         self._looks = 0
         self._facts: dict[tuple[int, int], tuple[int, ImageFacts]] = {}
         self._refused_type = ""
+        self._dose = DoseSettings.model_validate(orders["dose"])
+        self._told_light = orders["light"] and LightWord.model_validate(orders["light"])
+        self._light: FollowedLight | None = None
 
     def run(self) -> None:
         """Follow until told to stop.
@@ -95,6 +101,7 @@ class Follower:
         if not self._await_server():
             return
         # Only now: it is large, and Micro-Manager may not be there for days.
+        from live_restore.sources.bridge.light import FollowedLight
         from live_restore.sources.bridge.studio import Studio, quieten_bridge
 
         quieten_bridge()
@@ -105,6 +112,10 @@ class Follower:
                 f"what listens on port {self._port} doesn't answer as Micro-Manager's server: if "
                 "another program uses this port, set another one in Tools > Options and in [source]"
             ) from error
+        if self._dose.is_watched:
+            self._light = FollowedLight(
+                studio.core(), self._dose, self._tell_light, self._told_light
+            )
         connected_s = time.monotonic()
         self._beat(self._idle_state())
         while not self._stopping.is_set():
@@ -118,7 +129,15 @@ class Follower:
                 self._follow(studio, *found)
                 del found
                 gc.collect()
+        if self._light is not None:
+            self._light.give_back()
+            self._light = None
         studio.close()
+
+    def adjust(self, adjustment: Adjustment) -> None:
+        """Ask for other light; from any thread."""
+        if self._light is not None:
+            self._light.ask(adjustment)
 
     def say_broken(self, error: Exception) -> None:
         """Tell the source why this connection ends."""
@@ -191,12 +210,16 @@ class Follower:
         planes, _ = self._running.setdefault(name, (PlaneSet(), grid.num_planes))
         walk, lag, files = Walk(grid, planes), Lag(), None
         self._beat(f"following {name}")
-        end = _EndOfAcquisition(studio, store)
+        end = EndOfAcquisition(studio, store)
+        if self._light is not None:
+            self._light.begin(store.num_images)
         while not self._stopping.is_set():
             # Before counting: the number is then the last one.
             is_over = walk.num_found == grid.num_planes or end.is_reached()
             num_images = store.num_images
             walk.begin(num_images, lambda: newest_visit(grid, store.next_index, store.has))
+            if self._light is not None and not is_over:
+                self._light.tend(num_images, grid.visit_size, self._exposure_ms())
             if files is not None:
                 self._read_files(files, plan, planes)
             elif not is_over:
@@ -215,6 +238,8 @@ class Follower:
             files.close()
         self._facts.clear()
         if not self._stopping.is_set():
+            if self._light is not None:
+                self._light.give_back()
             whole = f"aborted after {walk.num_found} of {grid.num_planes} planes"
             self._end(name, "finished" if walk.is_whole else whole)
 
@@ -247,6 +272,11 @@ class Follower:
             acquired_at=None if is_known else read_time(facts.received_at),
         )
         return True
+
+    def _exposure_ms(self) -> float | None:
+        """The longest that is known of this acquisition."""
+        known = [facts.exposure_ms for _, facts in self._facts.values()]
+        return max((one for one in known if one is not None), default=None)
 
     def _turn_to_files(self, store: Store, plan: Plan) -> FilesOnDisk | None:
         files = FilesOnDisk.at(store.save_path, plan)
@@ -302,6 +332,7 @@ class Follower:
             channels=plan.channels,
             positions=plan.positions,
             z_step_um=plan.z_step_um,
+            power=self._light and self._light.power_at(plan.grid.step(place)),
             origin="Micro-Manager",
             **facts,
         )
@@ -309,6 +340,9 @@ class Follower:
         self._sender.send(header, np.ascontiguousarray(data), lambda: not self._stopping.is_set())
 
     # --- words ---
+
+    def _tell_light(self, light: LightWord) -> None:
+        self._sender.say(SourceHeader(sender=self._id, state=self._state, light=light))
 
     def _idle_state(self) -> str:
         return f"Micro-Manager on port {self._port}: waiting for an acquisition"
@@ -330,41 +364,22 @@ class Follower:
             gc.collect(_YOUNG)  # here, since the bridge's thread mustn't
 
 
-class _EndOfAcquisition:
-    """Whether an acquisition is over; asked for once a second, however often it is wanted."""
-
-    def __init__(self, studio: Studio, store: Store) -> None:
-        self._studio = studio
-        self._store = store
-        self._next_look = 0.0
-        self._quiet: tuple[int, float] | None = None  # images, and since when
-
-    def is_reached(self) -> bool:
-        now = time.monotonic()
-        if now < self._next_look:
-            return False
-        self._next_look = now + _BEAT_S
-        if self._store.is_frozen:
-            return True
-        if self._studio.is_acquiring():
-            self._quiet = None
-            return False
-        num_images = self._store.num_images
-        if self._quiet is None or self._quiet[0] != num_images:
-            self._quiet = num_images, now
-        return now - self._quiet[1] > _SETTLE_S
-
-
 def main() -> None:
     """Run the process to its end."""
     stopping = threading.Event()
 
-    def stop(_: str) -> None:
-        """Any word ends it, `GONE` too; at once if Micro-Manager doesn't let go."""
+    def hear(word: str) -> None:
+        """Words of the light are for the follower; any other ends it, at once if Micro-Manager doesn't let go."""
+        if word.startswith(LIGHT):
+            for one in followers:
+                one.adjust(read_adjustment(word))
+            return
         stopping.set()
         threading.Timer(_GRACE_S, end_at_once, (0,)).start()
 
-    follower = Follower(Orders(stop).values, stopping)
+    followers: list[Follower] = []
+    follower = Follower(Orders(hear).values, stopping)
+    followers.append(follower)
     try:
         follower.run()
     except Exception as error:  # the bridge has no narrower one

@@ -188,6 +188,10 @@ class Studio:
             return None
         return Store(provider, self._data) if provider is not None else None
 
+    def core(self) -> Any:
+        """Micro-Manager's ``CMMCore``."""
+        return self._studio.core()
+
     def close(self) -> None:
         """Let go of everything that Micro-Manager holds for this connection."""
         del self._acquisitions, self._displays, self._data, self._studio

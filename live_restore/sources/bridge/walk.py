@@ -77,6 +77,13 @@ class Grid:
         at = place.time * self.num_positions + place.position
         return (at * self.num_channels + place.channel) * self.num_slices + place.z
 
+    def step(self, place: Place) -> int:
+        """How many planes are acquired before this one, were none left out."""
+        step = 0
+        for axis in self.order:
+            step = step * self.length(axis) + int(getattr(place, axis))
+        return step
+
     def place(self, step: int) -> Place:
         """The plane that is acquired after `step` others, were none left out."""
         at = {}
