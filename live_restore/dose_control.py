@@ -265,9 +265,7 @@ class DoseControl:
     def _freeze_all(self, reason: str) -> None:
         """One red flag, one hand, one switch: it is for all channels."""
         for name, rules in self._rules.items():
-            is_new = not rules.frozen
-            if is_new or not is_same(rules.value, rules.own):
-                self._act(name, rules.freeze(reason))
+            self._act(name, rules.freeze(reason))
         logger.warning(
             "dose control is frozen until it is switched on again (live-restore dose on): %s",
             reason,

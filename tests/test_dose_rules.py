@@ -303,7 +303,7 @@ class Bench:
         assert value <= (settings.most or math.inf) or value < self.device
         assert value <= upper or value < self.device
         assert value >= min(self.device, max(lower, settings.least or 0.0))
-        assert 0.7 - 1e-9 <= value / self.device <= 1.2 + 1e-9
+        assert 0.7 - 1e-5 <= value / self.device <= 1.2 + 1e-5  # six digits
         if proposal.action == "propose":
             assert settings.control == "dry-run"
             return

@@ -23,6 +23,7 @@ DEAD_BAND = 0.15
 MOST_DOWN, MOST_UP = 0.7, 1.2
 """Of the dose, in one step."""
 
+_DIGITS = 6  # that a value is asked for with
 _AGREEING = 2  # volumes in a row
 _MOST_STREAMS = 32_768
 _MOST_BEHIND = 3  # newer volumes of the stream that wait for restoration already
@@ -119,6 +120,7 @@ class DoseRules:
         self._highest = highest
         self._changed_s = -math.inf
         self._is_asked = False  # and not read back yet
+        self._is_given_back = False  # likewise
         self._acquisition: str | None = None
         self._votes: dict[tuple[str, str], tuple[float, ...]] = {}
 
@@ -127,20 +129,20 @@ class DoseRules:
     def confirm(self, value: float, now_s: float) -> None:
         """What was asked for is done: the value that was read back."""
         self.value = value
-        self._is_asked = False
+        self._is_asked = self._is_given_back = False
         self._changed_s = now_s
         self._forget_votes()
 
     def start(self, own: float, value: float) -> None:
         """An acquisition begins: the user's own value, and the present one."""
         self.own, self.value = own, value
-        self._is_asked = False
+        self._is_asked = self._is_given_back = False
         self._forget_votes()
 
     def take_over(self, value: float) -> None:
         """The user has set another value by hand: it is his own from now on, and hands off."""
         self.own = self.value = value
-        self._is_asked = False
+        self._is_asked = self._is_given_back = False
         self._forget_votes()
         if self._is_on and self._settings.control != "dry-run":
             self.frozen = "you have changed the light yourself"
@@ -150,9 +152,10 @@ class DoseRules:
         if not self.frozen:
             self.frozen = reason
         self._forget_votes()
-        if not self._is_asked and is_same(self.value, self.own):
+        is_own = not self._is_asked and is_same(self.value, self.own)
+        if is_own or self._is_given_back:
             return None
-        self._is_asked = True
+        self._is_asked = self._is_given_back = True
         return Proposal("give back", self.own, self.value, reason)
 
     def switch_on(self) -> None:
@@ -248,7 +251,8 @@ class DoseRules:
         if now_s - self._changed_s < self._settings.interval_s:
             self.remark = "the last change is too recent (interval_s)"
             return None
-        value = self._bounded(self.value * self._of_value(min(max(need, MOST_DOWN), MOST_UP)))
+        step = self.value * self._of_value(min(max(need, MOST_DOWN), MOST_UP))
+        value = self._bounded(float(f"{step:.{_DIGITS}g}"))
         is_step = value < self.value if need < 1 else value > self.value
         if not is_step or is_same(value, self.value):
             self.remark = "the limit is reached"

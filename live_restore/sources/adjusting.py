@@ -162,13 +162,12 @@ class AcquisitionLight:
             name
         ]  # never more, whoever asks; his right, whatever limits the device tells
         wanted = own if value >= own else min(own, clamped(value, *self._limits))
-        self._now[name] = wanted
         if self._property is not None:
             try:
                 self._set(name, wanted)
             except Exception as error:  # noqa: BLE001 - the core has no narrower one
-                self._now[name] = before
                 logger.warning("%s can't be set to %g: %s", self._property.name, wanted, error)
+        self._now[name] = wanted  # until it is read back
         self._fresh[name] = before, wanted
 
     def _put_exposures(self, events: Sequence[Event]) -> None:
