@@ -56,6 +56,7 @@ class DoseControl:
         self._rules: dict[str, DoseRules] = {}  # of each channel's exposure; "" for a property
         self._readings: dict[str, LightReading] = {}
         self._newest: dict[tuple[str, str, str], int] = {}  # time point of each stream
+        self._remarks: set[tuple[str, str]] = set()  # that were told
         self._off = ""  # why it was switched off before there was a reading
         self._status: dict[str, Any] = {"control": settings.control}
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -246,6 +247,9 @@ class DoseControl:
         self._act(name, proposal, key)
         if rules.frozen and not was_frozen:
             self._freeze_all(rules.frozen)
+        elif rules.remark and (name, rules.remark) not in self._remarks:
+            self._remarks.add((name, rules.remark))
+            logger.info("%s stays at %g: %s", self._called(name), rules.value, rules.remark)
 
     def _act(self, name: str, proposal: Proposal | None, key: VolumeKey | None = None) -> None:
         if proposal is None:

@@ -192,7 +192,9 @@ class AcquisitionLight:
         if not self._is_active:
             return {}
         name, value = self._name(events[0]), self._read()
-        self._last = name, value
+        # Of a camera that runs through several exposures by itself nobody can tell whose hand was there.
+        is_one = self._property or len({one.get("exposure") for one in events}) == 1
+        self._last = (name, value) if is_one else None
         fresh = self._fresh.pop(name, None)
         if fresh is None:
             return {}
