@@ -117,6 +117,17 @@ def test_a_new_connection_knows_what_is_the_users_own(micro_manager):
     assert micro_manager.light() == 10.0
 
 
+def test_a_hand_that_was_there_between_two_connections_is_his(micro_manager):
+    with following(micro_manager.port, DOSE) as followed:
+        lowered(followed, micro_manager)
+        micro_manager.process.send_signal(signal.SIGSTOP)  # no connection until it is changed
+        os.kill(followed.child, signal.SIGKILL)
+        micro_manager.tell("light", value=5.0)
+        micro_manager.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: readings(followed, value=5.0, own=5.0, is_start=False), "his hand")
+    assert micro_manager.light() == 5.0
+
+
 def test_light_that_cannot_be_given_back_is_told(micro_manager, caplog):
     with following(micro_manager.port, DOSE, silence_s=1.0) as followed:
         lowered(followed, micro_manager)

@@ -73,7 +73,7 @@ class FollowedLight:
         self._numbers: list[int] = []
         self._values: list[float] = []
         self._is_impatient = False
-        self._say(is_start=True)
+        self._say(is_start=is_known or before is None)  # else the user's hand was there meanwhile
 
     def ask(self, adjustment: Adjustment) -> None:
         """Another value, when the acquisition rests; from any thread."""
