@@ -88,15 +88,19 @@ class Microscope:
         if dose.is_watched:
             self.light = AcquisitionLight(self._core, dose, settings, tell_light)
 
-    def acquire(self, stop: threading.Event) -> str:
+    def acquire(self, stop: threading.Event, exposure_ms: float | None = None) -> str:
         """Acquire to the end; how it ended: "finished", "stopped" or what went wrong.
 
         Parameters
         ----------
         stop : threading.Event
             Set from another thread, it aborts the acquisition.
+        exposure_ms : float, optional
+            Of all planes, instead of the profile's.
         """
         settings = self._settings
+        if exposure_ms is not None:
+            settings = settings.model_copy(update={"exposure_ms": exposure_ms})
         exposure = settings.exposure_ms
         if not isinstance(exposure, tuple):
             self._core.set_exposure(exposure)
@@ -237,8 +241,9 @@ def main() -> None:
     for word in iter(words.get, END):
         if word == GONE:
             break
-        if word == ACQUIRE:
-            reason = microscope.acquire(stop)
+        order, _, exposure_ms = word.partition(" ")
+        if order == ACQUIRE:
+            reason = microscope.acquire(stop, float(exposure_ms) if exposure_ms else None)
             publisher.finish(reason)
             sender.say(SourceHeader(sender=identity, ended=reason))
     microscope.close()

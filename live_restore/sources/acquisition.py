@@ -54,6 +54,7 @@ class OwnAcquisition:
         self._dose = dose or DoseSettings()
         self._id = uuid.uuid4().hex
         self._port = PlanePort(only_from=self._id)
+        self._incoming = Incoming()
 
     def __enter__(self) -> Self:
         settings = self._settings
@@ -99,11 +100,13 @@ class OwnAcquisition:
         """See `Adjustable.adjust`."""
         self._child.tell_adjustment(adjustment)
 
-    def events(self, stop: StopSignal) -> Generator[Event, None, None]:
-        """See `Source.events`."""
-        incoming = Incoming()
+    def events(
+        self, stop: StopSignal, exposure_ms: float | None = None
+    ) -> Generator[Event, None, None]:
+        """See `Source.events`; may be called again, with another exposure than the profile's too."""
+        incoming = self._incoming
         stop.call(self._port.wake)
-        self._child.tell(ACQUIRE)
+        self._child.tell(ACQUIRE if exposure_ms is None else f"{ACQUIRE} {exposure_ms!r}")
         reason, is_stopping = "", False
         while not reason:
             if stop.is_set() and not is_stopping:
