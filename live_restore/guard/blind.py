@@ -95,13 +95,13 @@ def estimate_blindly(
             f"gain {gain:.2g} ± {gain_error:.1g}). Estimate from a stack with less light or less fine "
             "structure; better, calibrate from dark frames and pairs of identical exposures"
         )
+    source = "assumed" if read_noise == ASSUMED_READ_NOISE else "given"
     warnings = [
-        "An estimate from one stack: the gain is within 15 % usually, 30 % at worst; read noise was "
-        f"{'' if read_noise != ASSUMED_READ_NOISE else 'assumed, '}not measured."
+        f"An estimate from one stack: its gain is within 15 % usually; read noise was {source}, not measured."
     ]
     if ratio > _DOUBTFUL:
         warnings.append(
-            f"{name}: fine structure counts as noise, {ratio - 1:.0%} by coarser differences: the gain may be "
+            f"{name}: fine structure counts as noise, {ratio - 1:.0%} more by coarser differences: the gain may be "
             "too high by about as much. Estimate from a stack with less light."
         )
     dark = QUANTISATION + (gain * read_noise) ** 2
@@ -145,17 +145,20 @@ def _measure(
         dependence *= _dependence(along_z)
         inner = (slice(1, -1), *inner[1:])
     residual /= np.float32(scale)
-    mean, variance = _blocks(counts[inner]), _blocks(residual[inner] ** 2)
-    around = (9 * uniform_filter(mean, (0, 3, 3)) - mean) / 8
-    is_taken = np.ones(mean.shape, dtype=bool)
+    means, variances = _blocks(counts[inner]), _blocks(residual[inner] ** 2)
+    arounds = (9 * uniform_filter(means, (0, 3, 3)) - means) / 8
+    is_taken = np.ones(means.shape, dtype=bool)
     if saturation is not None:
         is_taken = _blocks((counts[inner] >= saturation).astype(np.float32)) == 0
     taken = is_taken[:, 1:-1, 1:-1]
-    mean, variance, around = (one[:, 1:-1, 1:-1][taken] for one in (mean, variance, around))
+    mean, variance, around = (
+        one[:, 1:-1, 1:-1][taken].astype(np.float64) for one in (means, variances, arounds)
+    )
     if around.size == 0:
         return _Points(*(np.empty(0) for _ in range(3)))
     order = np.sqrt(around - around.min())
-    edges = np.linspace(*np.quantile(order, [0.001, 0.999]), _LEVELS + 1)
+    low, high = np.quantile(order, [0.001, 0.999])
+    edges = np.linspace(low, high, _LEVELS + 1)
     level = np.searchsorted(edges, order) - 1
     rows = [
         (mean[level == k].mean(), variance[level == k].mean(), number)

@@ -19,6 +19,7 @@ from live_restore.guard.exposures import Exposures
 __all__ = ["Dark", "Level", "lag_1", "measure_dark", "measure_levels"]
 
 _MOST_LEVELS = 24  # of one series
+_FINEST = 0.02  # of the brightest level's root: an even field isn't cut up
 _FEWEST = 300  # pixels of a level
 _RING = 5  # pixels of a side of the neighbourhood
 _ODD = 8.0  # standard deviations from which a pixel's own offset counts as a defect
@@ -181,13 +182,13 @@ def measure_levels(
             is_full = (first >= saturation) | (second >= saturation)
         first, second, change = _equalised(series, number, first - offset, second - offset, good)
         largest = max(largest, change)
-        mean, difference = (first + second) / 2, first - second
+        mean: _Image = (first + second) / np.float32(2)
+        difference = first - second
         around = np.sqrt(np.maximum(_ring_mean(mean), 0))
         if edges is None:
-            low, high = np.quantile(around[good], [0.001, 0.9995])
-            edges = np.linspace(low, max(high, low + 1e-6), _MOST_LEVELS + 1, dtype=np.float32)
+            edges = _edges(around[good])
         level = np.searchsorted(edges, around) - 1
-        taken = good & (level >= 0) & (level < _MOST_LEVELS)
+        taken = good & (level >= 0) & (level < len(edges) - 1)
         places = level[taken]
         right = np.roll(difference, -1, axis=1)
         for row, weights in enumerate(
@@ -225,6 +226,13 @@ def lag_1(difference: _Image, good: NDArray[np.bool_]) -> float:
         float((clean[1:] * clean[:-1]).mean(dtype=np.float64)),
     ]
     return max(along, key=abs) / power if power > 0 else 0.0
+
+
+def _edges(roots: _Image) -> _Image:
+    """Between levels, evenly in the root of the signal, in which shot noise is the same everywhere."""
+    low, high = np.quantile(roots, [0.001, 0.9995])
+    number = int(np.clip((high - low) / max(_FINEST * high, 1e-6), 1, _MOST_LEVELS))
+    return np.linspace(low, max(high, low + 1e-6), number + 1, dtype=np.float32)
 
 
 def _ring_mean(image: _Image) -> _Image:

@@ -189,7 +189,8 @@ def _check_dark(dark: Dark, warnings: list[str]) -> None:
     if abs(dark.lag_1) > _USELESS:
         raise CalibrationError(
             f"dark frames: the noise of neighbouring pixels is correlated ({dark.lag_1:+.2f}, expected "
-            f"within ±{_CORRELATED}): something filters or interpolates the images before they are saved. "
+            f"within ±{_CORRELATED}): something filters or interpolates the images before they are saved, or light that changes "
+            "fell on the camera. "
             "Turn off the camera's noise filter, sharpening, pixel correction, colour interpolation, "
             "rotation and any on-the-fly processor; error and dose can't be told from such images"
         )
