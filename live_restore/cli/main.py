@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from live_restore import __version__
 from live_restore.cli import (
     bench,
+    calibrate,
     check,
     commands,
     demo,
@@ -50,6 +51,7 @@ _COMMANDS = (
     keys,
     restore,
     evaluate,
+    calibrate,
     train,
     models,
     bench,
