@@ -266,10 +266,17 @@ def _check_line(
 ) -> None:
     top = max(level.signal for level in levels)
     relative = line.gain_error / line.gain
-    if line.gain <= 1e-6 or relative > _WORTHLESS:
+    by_chance = relative / np.sqrt(max(1.0, line.chi_square))
+    if line.gain <= 1e-6 or by_chance > _WORTHLESS:
         raise CalibrationError(
             f"gain {line.gain:.3g} ± {line.gain_error:.2g} counts per photoelectron, from up to {top:.3g} counts "
             "above the offset: too little light or too few pixels. Take brighter or more exposures"
+        )
+    if relative > _WORTHLESS:
+        raise CalibrationError(
+            f"variance isn't proportional to the signal: {line.curvature:+.0%} at {top:.0f} counts above the offset, "
+            f"expected within {_BENT:.0%}. Keep to the lower half of the camera's range, turn off what corrects "
+            "or compresses its images (gamma, high dynamic range), and see that light and specimen stand still"
         )
     if relative > _UNSURE:
         warnings.append(

@@ -121,7 +121,7 @@ def fit_line(
         noise_error,
         chi_square,
         curvature,
-        curvature_error * max(1.0, np.sqrt(chi_square)) if len(x) > 3 else float("inf"),
+        curvature_error,
         tuple(float(one) for one in np.sqrt(variance[is_lit])),
     )
 
@@ -161,10 +161,12 @@ def _read_noise(gain: float, floor: float, covariance: _Array) -> tuple[float, f
 def _curvature(
     x: _Array, y: _Array, weights: _Array, variance: _Array, gain: float
 ) -> tuple[float, float]:
-    if len(x) < 4:
+    if len(x) < 3:
         return 0.0, float("inf")
     top = float(x.max())
     basis = np.stack([x / top, (x / top) ** 2, np.ones_like(x)], axis=1)
     values, covariance = _solve(basis, y, weights, variance)
+    freedom = len(x) - 3
+    left = float(np.sum((y - basis @ values) ** 2 / variance) / freedom) if freedom else 1.0
     scale = gain * top
-    return float(values[1]) / scale, float(np.sqrt(covariance[1, 1])) / scale
+    return float(values[1]) / scale, float(np.sqrt(covariance[1, 1] * max(1.0, left))) / scale
