@@ -27,6 +27,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 MICRO_MANAGER = (ROOT / "docs" / "micro-manager.md").read_text(encoding="utf-8")
 FILES = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+CALIBRATION = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
 CLIENT = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -51,7 +52,12 @@ def test_the_readme_has_the_two_commands_that_do_everything():
 
 
 @pytest.mark.parametrize(
-    "command", [*COMMANDS, *commands(MODELS), *commands(MICRO_MANAGER), *commands(FILES)]
+    "command",
+    [
+        command
+        for text in (README, MODELS, MICRO_MANAGER, FILES, CALIBRATION)
+        for command in commands(text)
+    ],
 )
 def test_each_documented_command_is_one(command):
     build_parser().parse_args(shlex.split(command.partition(">")[0])[1:])
