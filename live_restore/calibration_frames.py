@@ -87,6 +87,7 @@ class CalibrationFolder:
     settle_s: float = 1.0
     _seen: dict[Path, tuple[tuple[int, int], float]] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
+    _known: dict[tuple[object, ...], list[Exposures]] = field(default_factory=dict)
 
     def await_series(
         self,
@@ -160,10 +161,14 @@ class CalibrationFolder:
         for path in paths:
             by_folder.setdefault(path.parent, []).append(path)
         for files in by_folder.values():
-            try:
-                series += read_series(files)
-            except (SourceError, CalibrationError) as error:
-                self._tell(f"{error}", tell)
+            versions = tuple((path, self._seen[path][0]) for path in files)
+            if versions not in self._known:
+                try:
+                    self._known[versions] = read_series(files)
+                except (SourceError, CalibrationError) as error:
+                    self._known[versions] = []
+                    self._tell(str(error), tell)
+            series += self._known[versions]
         for one in series:
             self._tell(f"{kind}: {one.name}, {len(one.frames)} frames", tell)
         return series

@@ -113,6 +113,7 @@ def test_what_does_not_go_together_is_a_mistake(arguments, expected, capsys):
     [
         pytest.param(["--light", "none.tif"], "No such file", id="missing"),
         pytest.param(["--light", "text.tif"], "not a readable TIFF", id="no TIFF"),
+        pytest.param(["--light", "cut.tif"], "save it again", id="cut short"),
         pytest.param(["--light", "one.tif"], "a single frame", id="one frame"),
         pytest.param(["--light", "rgb.tif"], "grey frames", id="colour"),
         pytest.param(["--light", "two.tif"], "several channels", id="channels"),
@@ -128,6 +129,7 @@ def test_what_cannot_be_used_is_told(arguments, expected, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.tif").write_text("no image", encoding="utf-8")
     save(tmp_path / "l.tif", 50)
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "l.tif").read_bytes()[:50_000])
     save(tmp_path / "one.tif", 50, 1)
     tifffile.imwrite("rgb.tif", np.zeros((64, 64, 3), "u1"), photometric="rgb")
     both = np.zeros((2, 2, 64, 64), "u2")

@@ -46,11 +46,11 @@ def draw_transfer(path: Path, transfer: PhotonTransfer, camera: CameraCalibratio
     """
     figure = Figure(figsize=_SIZE, facecolor="white")
     FigureCanvasAgg(figure)
-    upper = figure.add_axes((_LEFT, 0.36, _WIDTH, 0.52))
+    upper = figure.add_axes((_LEFT, 0.36, _WIDTH, 0.5))
     lower = figure.add_axes((_LEFT, 0.09, _WIDTH, 0.2), sharex=upper)
     _draw_curve(upper, transfer)
     _draw_residuals(lower, transfer)
-    figure.text(_LEFT, 0.95, camera.name, fontsize=12, weight="bold")
+    figure.text(_LEFT, 0.962, camera.name, fontsize=12, weight="bold")
     _write(figure, transfer, camera)
     part = path.with_name(path.name + ".part")
     figure.savefig(part, format="png", dpi=_DPI, facecolor="white")
@@ -99,7 +99,9 @@ def _draw_curve(axes: Axes, transfer: PhotonTransfer) -> None:
             label="saturated, left out",
         )  # fmt: skip
     signals = [one.signal for one in (*used, *left_out)]
-    low, high = max(min(signals) / 2, line.gain / 4), max(signals) * 1.6
+    high = max(signals) * 1.6
+    # Down to where read noise is as much as the photons' own, if that isn't too far.
+    low = max(min(min(signals) / 2, line.floor / line.gain / 2), high / 1e5)
     x = np.geomspace(min(low, high / 10), high, 200)
     axes.loglog(x, line.variance(x), color=_FIT, linewidth=1.2, label="fit", zorder=1)
     axes.loglog(x, line.gain * x, ":", color=_QUIET, linewidth=1, label="photons alone", zorder=0)
@@ -157,7 +159,7 @@ def _label_decades(axis: Axis, span: float) -> None:
 
 
 def _write(figure: Figure, transfer: PhotonTransfer, camera: CameraCalibration) -> None:
-    line, y = transfer.line, 0.885
+    line, y = transfer.line, 0.87
     for name, value, unit in figures(camera):
         figure.text(_TEXT_LEFT, y, name, fontsize=9, color="#555555", va="top")
         figure.text(_TEXT_LEFT, y - 0.03, value, fontsize=11, weight="bold", va="top")
@@ -166,7 +168,7 @@ def _write(figure: Figure, transfer: PhotonTransfer, camera: CameraCalibration) 
     notes = [camera.method, f"{sum(not one.is_saturated for one in transfer.levels)} levels"]
     if np.isfinite(line.chi_square):
         notes.append(f"mean squared deviation {line.chi_square:.1f}")
-    if np.isfinite(line.curvature_error):
+    if line.curvature_error < 1:
         notes.append(
             f"nonlinearity {100 * line.curvature:+.1f} ± {100 * line.curvature_error:.1f} %"
         )

@@ -11,7 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from live_restore.errors import SourceError
-from live_restore.sources.stacks.tiff import TIFF_SUFFIXES
+from live_restore.sources.stacks.tiff import TIFF_SUFFIXES, Complaints
 
 __all__ = ["find_frame_files", "read_frames"]
 
@@ -27,7 +27,7 @@ def read_frames(path: Path) -> NDArray[Any]:
         Not a readable file of frames of one camera.
     """
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with Complaints() as complaints, tifffile.TiffFile(path) as tiff:
             everything = list(tiff.series)
             if not everything:
                 raise SourceError(f"{path}: holds no image")
@@ -45,6 +45,7 @@ def read_frames(path: Path) -> NDArray[Any]:
                     "series); save one channel of one position to a file"
                 )
             data: NDArray[Any] = first.asarray()
+            complaints.check(path)
     except SourceError:
         raise
     except (

@@ -25,7 +25,7 @@ from live_restore.sources.stacks.contents import (
 )
 from live_restore.volume import AcquisitionInfo, Plane, VoxelSize
 
-__all__ = ["TIFF_SUFFIXES", "TiffStack"]
+__all__ = ["TIFF_SUFFIXES", "Complaints", "TiffStack"]
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf")
 """File names that are opened."""
@@ -66,7 +66,7 @@ class TiffStack:
         self._path = path
         if path.stat().st_size == 0:
             raise SourceError(f"{path}: the file is empty; save it again")
-        with _Complaints() as complaints:
+        with Complaints() as complaints:
             try:
                 self._tiff = tifffile.TiffFile(path)
             except (tifffile.TiffFileError, ValueError, OSError, struct.error) as error:
@@ -232,7 +232,7 @@ class _Layout:
         return index
 
 
-class _Complaints(logging.Handler):
+class Complaints(logging.Handler):
     """What tifffile logs in this thread while a file is opened: it tells of damage only there."""
 
     def __init__(self) -> None:
