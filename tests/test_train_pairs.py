@@ -5,14 +5,14 @@ import pytest
 import tifffile
 
 from live_restore.errors import ProfileError, SourceError
+from live_restore.guard.spectrum import log_spectrum, spectral_centroid
 from live_restore.restore.model import Normalisation
 from live_restore.simulation import Camera, SimulatedMicroscope
+from live_restore.thinning import blur, thin
 from live_restore.train.config import FolderPairs, Patches, SimulatedPairs, ThinnedPairs, Validation
 from live_restore.train.measured import FolderOrigin, ThinnedOrigin
 from live_restore.train.pairs import cut_patch, normalise_pair
 from live_restore.train.simulated import SimulatedOrigin, expose_pair, simulate_volume
-from live_restore.train.statistics import log_spectrum, spectral_centroid
-from live_restore.train.thinning import blur, thin
 
 CAMERA = {"gain_counts_per_electron": 2.0, "offset_counts": 100, "read_noise_electrons": 1.5}
 

@@ -82,7 +82,7 @@ def check_reach(endpoint: str | None, info: ValidationInfo) -> str | None:
 ProfilePath = Annotated[Path, AfterValidator(_from_profile_folder)]
 ModelPath = Annotated[Path, _known_by_name(".safetensors")]
 CameraPath = Annotated[Path, _known_by_name(".json")]
-EnvelopePath = Annotated[Path, _known_by_name(".json")]
+EnvelopePath = Annotated[Path, _known_by_name(".envelope")]
 Endpoint = Annotated[str, AfterValidator(_known_endpoint)]
 Voxel = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 

@@ -23,6 +23,7 @@ __all__ = ["Engine", "Image", "Pooled", "Where"]
 _SHARE = 0.4  # of the memory that is free at start; the rest is for volumes and for other programs
 _MOST_BYTES = 2**33  # on the processor: an acquisition may want the rest
 _NARROWEST = 96
+_MOST_SMALL = 4  # shapes of parts whose buffers are kept
 PUBLISHED_TILE = 16, 256, 256  # that pools alone: the patch of the published training
 
 Where = tuple[slice, slice, slice]
@@ -84,6 +85,7 @@ class Engine:
             open_operators(device, torch.float32),
         )
         self._free: dict[tuple[int, int, int], list[Sweep]] = {}
+        self._small: dict[tuple[int, int, int], Sweep] = {}
         self.pooled: Pooled | None = None
 
     def plan(self, shape_zyx: tuple[int, int, int]) -> Tiles:
@@ -176,14 +178,27 @@ class Engine:
         num_voxels = math.prod(shape_zyx)
         self.pooled = self._network.means(sums, num_voxels)
 
-    def whole(self, image: Tensor) -> NDArray[np.float32]:
-        """Restore a small normalised volume in one piece, whatever the tiles of large ones."""
+    def part(self, image: Tensor, pooled: Pooled | None = None) -> NDArray[np.float32]:
+        """Restore a small normalised volume, or a part of one, in one piece.
+
+        Parameters
+        ----------
+        image : Tensor, (Z, Y, X)
+            float32, on the engine's device or the processor.
+        pooled : list of Tensor or None
+            What the attention looks at; the part itself without it.
+        """
         nz, ny, nx = image.shape
-        sweep = Sweep(self._network, (nz, ny, nx))
-        sweep.begin()
-        sweep.put(0, image)
+        shape = nz, ny, nx
+        if shape not in self._small:
+            if len(self._small) >= _MOST_SMALL:
+                self._small.clear()
+            self._small[shape] = Sweep(self._network, shape)
+        sweep = self._small[shape]
+        sweep.begin(pooled)
+        sweep.put(0, image.to(self.device))
         sweep.complete()
-        return sweep.output.cpu().numpy()
+        return np.array(sweep.output.cpu().numpy())
 
     def take(self, shape_zyx: tuple[int, int, int]) -> Sweep:
         """Buffers for a volume or tile of this shape."""

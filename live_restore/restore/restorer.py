@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from live_restore.assessment import Assessment
 from live_restore.errors import RestoreError
 from live_restore.restore.certificate import Certificate, certify
 from live_restore.restore.device_volume import RawVolume, open_output, open_volume
@@ -25,13 +26,14 @@ from live_restore.restore.manner import AttentionMode, Manner
 from live_restore.restore.model import Model
 from live_restore.restore.normalising import SteadyRange
 from live_restore.restore.output import NotFiniteError, OutputDtype
+from live_restore.restore.probing import PartRestorer
 from live_restore.restore.sweep import Sweep
 from live_restore.restore.tiling import Tiles
 from live_restore.restore.transfer import Transfer
 from live_restore.restore.underway import Underway
 from live_restore.volume import GrowingVolume, ModelUse, Restored, Volume, VolumeKey
 
-__all__ = ["RcanRestorer"]
+__all__ = ["Examiner", "RcanRestorer"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,14 @@ class _Result:
     remarks: list[str] = field(default_factory=list)
 
 
+class Examiner(Protocol):
+    """Judges restored volumes, by restoring parts of them once more."""
+
+    def examine(self, restored: Restored, probe: PartRestorer, restoring_s: float) -> Assessment:
+        """What is to be thought of a volume, whose restoration took so long."""
+        ...
+
+
 class RcanRestorer:
     """A loaded model, warm on its device.
 
@@ -82,6 +92,8 @@ class RcanRestorer:
         Restored intensities are in the raw volume's counts either way.
     manner : Manner, optional
         Further choices.
+    examiner : Examiner, optional
+        Judges each volume.
 
     Attributes
     ----------
@@ -107,8 +119,10 @@ class RcanRestorer:
         precision: Precision = "auto",
         output_dtype: OutputDtype = "uint16",
         manner: Manner | None = None,
+        examiner: Examiner | None = None,
     ) -> None:
         self.model = model
+        self._examiner = examiner
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.output_dtype = output_dtype
@@ -223,7 +237,7 @@ class RcanRestorer:
         if is_next:
             stream.newest, stream.pooled = volume.key.time, result.pooled
         finished = time.monotonic()
-        return Restored(
+        restored = Restored(
             key=volume.key,
             info=volume.info,
             data=_with_gaps(result.data, volume),
@@ -237,6 +251,23 @@ class RcanRestorer:
                 "network": self._network_s,
             },
         )
+        probe = PartRestorer(
+            self._engine(precision), self.model.card.normalisation, span, result.pooled
+        )
+        return self._examined(restored, probe)
+
+    def _examined(self, restored: Restored, probe: PartRestorer) -> Restored:
+        """A volume with what the guard thinks of it; a guard that fails doesn't take the volume with it."""
+        if self._examiner is None:
+            return restored
+        started = time.monotonic()
+        try:
+            found = self._examiner.examine(restored, probe, restored.timing_s["restoring"])
+        except Exception:
+            logger.exception("%s: can't be judged", restored.key)
+            return restored
+        timing = {**restored.timing_s, "judging": time.monotonic() - started}
+        return replace(restored, assessment=found, timing_s=timing)
 
     def advance(self, growing: Sequence[GrowingVolume]) -> bool:
         """See `Restorer.advance`; only for an attention that looks at the previous volume."""

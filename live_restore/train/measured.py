@@ -24,6 +24,7 @@ from live_restore.quality import affine_to_truth
 from live_restore.restore.intensity import IntensityRange, measure_range
 from live_restore.restore.model import Normalisation
 from live_restore.simulation import Optics
+from live_restore.thinning import blur, thin
 from live_restore.train.config import FolderPairs, Patches, ThinnedPairs, Validation
 from live_restore.train.pairs import (
     HeldOut,
@@ -35,7 +36,6 @@ from live_restore.train.pairs import (
     normalise_pair,
     turn_patch,
 )
-from live_restore.train.thinning import blur, thin
 from live_restore.volume import VoxelSize
 
 __all__ = ["FolderOrigin", "ThinnedOrigin"]
