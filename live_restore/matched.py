@@ -29,6 +29,7 @@ __all__ = [
     "measure_shift",
     "read_folder",
     "read_pairs",
+    "stack_volumes",
 ]
 
 logger = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def read_pairs(
             info = low.info
             voxel = info.voxel_size_um or high.info.voxel_size_um
             field = field_of_view(one.name, field_pattern)
-            halves = zip(_volumes(low), _volumes(high), strict=True)
+            halves = zip(stack_volumes(low), stack_volumes(high), strict=True)
             for (key, low_data), (_, high_data) in halves:
                 name, where = _names(one.name, field, low, key)
                 _check_finite(one.low, name, low_data)
@@ -207,7 +208,7 @@ def read_folder(
     for name, path in _files(folder).items():
         with TiffStack(path, name) as stack:
             field = field_of_view(name, field_pattern)
-            for key, data in _volumes(stack):
+            for key, data in stack_volumes(stack):
                 label, where = _names(name, field, stack, key)
                 _check_finite(path, label, data)
                 yield label, where, data, stack.info.voxel_size_um
@@ -381,7 +382,8 @@ def _check_halves(files: MatchedFiles, low: TiffStack, high: TiffStack) -> None:
         )
 
 
-def _volumes(stack: TiffStack) -> Iterator[tuple[VolumeKey, NDArray[Any]]]:
+def stack_volumes(stack: TiffStack) -> Iterator[tuple[VolumeKey, NDArray[Any]]]:
+    """Each volume of a file, read when it is asked for, read-only."""
     planes = stack.planes()
     while batch := list(islice(planes, stack.info.shape_zyx[0])):
         data = np.stack([plane.data for plane in batch])

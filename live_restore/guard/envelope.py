@@ -22,6 +22,7 @@ from live_restore.errors import CalibrationError
 from live_restore.guard.camera import CameraCalibration
 from live_restore.guard.dose import DoseCurve
 from live_restore.guard.shift import Likeness
+from live_restore.volume import ModelUse
 
 __all__ = [
     "Envelope",
@@ -110,7 +111,8 @@ class Specimen(_Card):
         failing = below[-1]
         # Between the two, NRMSE is about a power of the signal.
         share = math.log(failing.worst / nrmse) / max(math.log(failing.worst / holding.worst), 1e-9)
-        return failing.signal * (holding.signal / failing.signal) ** min(max(share, 0.0), 1.0)
+        steps = min(max(share, 0.0), 1.0)
+        return float(failing.signal * (holding.signal / failing.signal) ** steps)
 
 
 class EnvelopeCard(_Card):
@@ -183,14 +185,18 @@ class Envelope:
         """Of that bound; None from fewer than nine acquisitions."""
         return bound_factor(self.card.ratios)[1]
 
-    def mismatch(
-        self,
-        model_sha256: str,
-        camera: CameraCalibration | None,
-    ) -> str:
-        """Why it says nothing of a model's volumes from a camera; empty where it does."""
+    def mismatch(self, use: ModelUse, camera: CameraCalibration | None) -> str:
+        """Why it says nothing of a volume; empty where it does.
+
+        Parameters
+        ----------
+        use : ModelUse
+            What restored the volume.
+        camera : CameraCalibration or None
+            What it was taken with.
+        """
         card = self.card
-        if card.model_sha256 != model_sha256:
+        if card.model_sha256 != use.sha256:
             return f"the envelope is of another model file ({card.model_name})"
         if camera is None:
             return (
@@ -199,6 +205,14 @@ class Envelope:
             )
         if not card.camera.fits(camera):
             return f"the envelope is of the camera {card.camera.name}, this is {camera.name}"
+        pools_tiles = use.attention == "tile"
+        if pools_tiles != (card.attention == "tile") or (
+            pools_tiles and use.tile_zyx != card.tile_zyx
+        ):
+            return (
+                f"the envelope is of tiles {card.tile_zyx} with attention {card.attention}, these are "
+                f"{use.tile_zyx} with {use.attention}"
+            )
         return ""
 
     def voxel_ratio(self, voxel_size_um: tuple[float, float, float] | None) -> float | None:

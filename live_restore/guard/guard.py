@@ -107,8 +107,6 @@ class Guard:
         Of the profile.
     envelope : Envelope or None
         Of the model.
-    mismatch : str
-        Why the envelope says nothing, if it doesn't.
     target_nrmse : float
         Error that the user accepts.
     budget : float
@@ -121,14 +119,12 @@ class Guard:
         self,
         camera: CameraCalibration | None = None,
         envelope: Envelope | None = None,
-        mismatch: str = "",
         target_nrmse: float = 0.35,
         budget: float = 0.1,
         seed: int = 0,
     ) -> None:
         self.camera = camera
         self.envelope = envelope
-        self._mismatch = mismatch
         self._target = target_nrmse
         self._budget = budget
         self._seed = seed
@@ -193,7 +189,7 @@ class Guard:
         line = gain, moments.mean_raw - gain * moments.mean_restored
         signs = noise_signs(raw, matched, line, camera)
         return Measurement(
-            Indicators(*clipped, *signs),
+            Indicators(clipped[0], clipped[1], signs[0], signs[1], signs[2]),
             moments,
             is_visible,
             _signal(raw, sample, camera, overfit, moments) if is_visible else None,
@@ -236,7 +232,8 @@ class Guard:
     # --- judging ---
 
     def _judge(self, restored: Restored, found: Measurement, stream: _Stream) -> Assessment:
-        envelope = self.envelope if not self._mismatch else None
+        mismatch = self.envelope.mismatch(restored.model, self.camera) if self.envelope else ""
+        envelope = None if mismatch else self.envelope
         specimen = likeness = fineness = None
         if envelope is not None and found.signal is not None:
             kin = found.features.nearest(envelope, found.signal, restored.key.channel)
@@ -254,7 +251,7 @@ class Guard:
                 len(restored.raw.missing),
             ),
             self.envelope,
-            self._mismatch,
+            mismatch,
             self._target,
         )
         bound = found.error * envelope.factor if envelope and found.error is not None else None

@@ -65,15 +65,15 @@ def clipped_fractions(raw: NDArray[Any], saturation: float | None) -> tuple[floa
     step = max(1, round(raw.size / _MOST_COUNTED))
     some = raw[::step]
     if some.dtype.kind == "f":
-        full = saturation if saturation is not None else np.inf
-        return float(np.count_nonzero(some >= full)) / some.size, 0.0
+        limit = saturation if saturation is not None else np.inf
+        return float(np.count_nonzero(some >= limit)) / some.size, 0.0
     least, most = int(some.min()), int(some.max())
 
     def count(value: int) -> int:
         return int(np.count_nonzero(some == value))
 
     if saturation is not None:
-        full = np.count_nonzero(some >= saturation) if most >= saturation else 0
+        full = int(np.count_nonzero(some >= saturation))
     else:
         at_most, before = count(most), max(count(most - 1), count(most - 2))
         full = at_most if at_most > _PILE * max(before, 1) else 0

@@ -11,6 +11,7 @@ without the last term it was 4 to 15 % too low where structures are sparse. Volu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -151,13 +152,13 @@ class Leverage:
         mean = brightness.regressors(restored).mean(axis=1, dtype=np.float64)
         line = np.linalg.solve(self._matrix, self._vector)
         to_mean = np.linalg.solve(self._matrix, mean)
-        error = float(np.sqrt(max(to_mean @ self._scatter @ to_mean, 0.0)))
+        error = math.sqrt(max(float(to_mean @ self._scatter @ to_mean), 0.0))
         return max(float(line @ mean), 0.0), error
 
 
 def _block_sums(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Sums over blocks of 8 x 8 x 8 voxels: ``(3, Z, Y, X)`` to ``(3, blocks)``."""
-    out = values.astype(np.float64)
+    out = np.asarray(values, dtype=np.float64)
     for axis in (1, 2, 3):
         out = np.add.reduceat(out, np.arange(0, out.shape[axis], _BLOCK), axis=axis)
-    return out.reshape(3, -1)
+    return np.asarray(out.reshape(3, -1))

@@ -62,7 +62,9 @@ class Likeness:
         residuals = features - basis @ coefficients
         covariance = shrunk_covariance(residuals) * len(x) / max(len(x) - 3, 1)
         precision = np.linalg.inv(covariance) / features.shape[1]
-        return cls(coefficients, precision, (float(x.min()), float(x.max())))
+        return cls(
+            np.asarray(coefficients), np.asarray(precision), (float(x.min()), float(x.max()))
+        )
 
     def distance(self, signal: float, features: Array) -> float:
         """Root mean square deviation, in standard deviations: about 1 for what it learnt from."""

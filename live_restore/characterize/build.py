@@ -1,0 +1,235 @@
+"""From what a model did on the ladders to the envelope within which it holds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from live_restore import __version__
+from live_restore.characterize.ladder import Outcome
+from live_restore.characterize.stacks import TruthKind
+from live_restore.errors import CalibrationError
+from live_restore.guard.camera import CameraCalibration
+from live_restore.guard.dose import DoseCurve
+from live_restore.guard.envelope import Envelope, EnvelopeCard, Limits, Rung, Specimen
+from live_restore.guard.shift import Likeness
+from live_restore.volume import ModelUse
+
+__all__ = ["build_envelope"]
+
+_USABLE = 0.7  # NRMSE: worse results teach nothing of what good ones look like
+_ALPHA = 0.1
+_FEWEST_FIELDS = 4  # that a distance can be told from
+_SLACK = 1.1
+
+Array = NDArray[np.float64]
+
+
+def build_envelope(
+    outcomes: Sequence[Outcome],
+    use: ModelUse,
+    camera: CameraCalibration,
+    truth: TruthKind,
+    transfer_sigma: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    seed: int = 0,
+) -> Envelope:
+    """The envelope.
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        Of all stacks, all steps.
+    use : ModelUse
+        What restored them.
+    camera : CameraCalibration
+        Of the stacks.
+    truth : str
+        See `TruthKind`.
+    transfer_sigma : tuple of float
+        From `measure_transfer`.
+    seed : int
+        Draws one dose of each acquisition.
+
+    Raises
+    ------
+    CalibrationError
+        Nothing was to be seen in any of them.
+    """
+    by_channel: dict[str, list[Outcome]] = defaultdict(list)
+    for one in outcomes:
+        by_channel[one.stack.channel].append(one)
+    specimens, likeness, fineness = [], {}, {}
+    for channel, ones in by_channel.items():
+        specimen, kin, fine = _specimen(channel, ones)
+        specimens.append(specimen)
+        if kin is not None:
+            likeness[channel] = kin
+        if fine is not None:
+            fineness[channel] = fine
+    ratios = _ratios(outcomes, np.random.default_rng(seed))
+    if not ratios:
+        raise CalibrationError(
+            "no stack shows a signal that the model restores: check the camera's gain and offset, and that the "
+            "stacks are raw and of a high dose"
+        )
+    first = outcomes[0].stack
+    nz, ny, nx = first.counts.shape
+    card = EnvelopeCard(
+        model_name=use.name,
+        model_sha256=use.sha256,
+        camera=camera,
+        voxel_size_um=first.voxel_size_um,
+        shape_zyx=(nz, ny, nx),
+        tile_zyx=use.tile_zyx,
+        attention=use.attention,
+        truth=truth,
+        specimens=tuple(specimens),
+        ratios=tuple(round(one, 4) for one in sorted(ratios)),
+        transfer_sigma=transfer_sigma,
+        sharpens=any(transfer_sigma),
+        made_with=__version__,
+    )
+    return Envelope(card, likeness, fineness)
+
+
+def _ratios(outcomes: Sequence[Outcome], rng: np.random.Generator) -> list[float]:
+    """True over estimated error: of each field of view at one dose, where an error was estimated.
+
+    Doses and time points of a field share its structures: they are no independent evidence.
+    """
+    fields: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for one in outcomes:
+        if not one.step.blur and one.found.error is not None and one.nrmse < _USABLE:
+            fields[one.stack.channel, one.stack.field_of_view].append(one.nrmse / one.found.error)
+    return [ratios[rng.integers(len(ratios))] for ratios in fields.values()]
+
+
+def _specimen(
+    channel: str, outcomes: Sequence[Outcome]
+) -> tuple[Specimen, Likeness | None, Likeness | None]:
+    sharp = [one for one in outcomes if not one.step.blur]
+    usable = [one for one in sharp if one.nrmse < _USABLE and one.found.signal and one.found.error]
+    fields = np.array([one.stack.field_of_view for one in usable])
+    signals = np.array([one.found.signal or 0.0 for one in usable])
+    likeness, like_limit = _distances(
+        fields, signals, [one.found.features.pooled for one in usable]
+    )
+    fineness, fine_limit = _distances(
+        fields, signals, [one.found.features.spectrum for one in usable]
+    )
+    limits = _limits(usable).model_copy(update={"likeness": like_limit, "fineness": fine_limit})
+    curve = DoseCurve.fit(_medians(sharp))
+    photon_ladder = _rungs(sharp, limits, likeness, fineness)
+    blurred = [one for one in outcomes if one.step.blur]
+    specimen = Specimen(
+        channel=channel,
+        num_acquisitions=len({one.stack.field_of_view for one in outcomes}),
+        curve=(curve.b, curve.c, curve.d),
+        photon_ladder=tuple(photon_ladder),
+        blur_ladder=tuple(_rungs(blurred, limits, likeness, fineness)),
+        limits=limits,
+    )
+    return specimen, likeness, fineness
+
+
+def _medians(outcomes: Sequence[Outcome]) -> dict[float, float]:
+    """Median NRMSE by median signal, step by step."""
+    found = {}
+    for ones in _by_step(outcomes):
+        signal = float(np.median([one.signal for one in ones]))
+        found[signal] = float(np.median([one.nrmse for one in ones]))
+    return found
+
+
+def _by_step(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Groups of the same rung: the same place in each stack's own ladder."""
+    stacks: dict[str, list[Outcome]] = defaultdict(list)
+    for one in outcomes:
+        stacks[one.stack.name].append(one)
+    longest = max((len(ones) for ones in stacks.values()), default=0)
+    return [[ones[i] for ones in stacks.values() if i < len(ones)] for i in range(longest)]
+
+
+def _rungs(
+    outcomes: Sequence[Outcome],
+    limits: Limits,
+    likeness: Likeness | None,
+    fineness: Likeness | None,
+) -> list[Rung]:
+    rungs = []
+    for ones in _by_step(outcomes):
+        errors = [one.nrmse for one in ones]
+        estimates = [one.found.error for one in ones if one.found.error is not None]
+        flags = [_is_flagged(one, limits, likeness, fineness) for one in ones]
+        rungs.append(
+            Rung(
+                signal=round(float(np.median([one.signal for one in ones])), 3),
+                nrmse=round(float(np.median(errors)), 4),
+                worst=round(float(np.quantile(errors, 0.9)), 4),
+                estimate=round(float(np.median(estimates)), 4) if estimates else 1.0,
+                blur=ones[0].step.blur,
+                flagged=round(float(np.mean(flags)), 3),
+            )
+        )
+    return rungs
+
+
+def _is_flagged(
+    one: Outcome, limits: Limits, likeness: Likeness | None, fineness: Likeness | None
+) -> bool:
+    """Whether the guard would have called it unlike the others, or unseen."""
+    if not one.found.signal or one.found.error is None:
+        return True
+    signal, features = one.found.signal, one.found.features
+    for kin, values, limit in (
+        (likeness, features.pooled, limits.likeness),
+        (fineness, features.spectrum, limits.fineness),
+    ):
+        if kin is not None and values is not None and kin.distance(signal, values) > limit:
+            return True
+    return False
+
+
+def _distances(
+    fields: NDArray[np.str_], signals: Array, rows: Sequence[Array | None]
+) -> tuple[Likeness | None, float]:
+    """What is usual, and the distance beyond which a volume isn't: from fields that were left out in turn."""
+    default = Limits().likeness
+    if len(set(fields)) < _FEWEST_FIELDS or any(row is None for row in rows):
+        return None, default
+    features = np.stack([row for row in rows if row is not None])
+    whole = Likeness.fit(signals, features)
+    distances = []
+    for field in sorted(set(fields)):
+        out = fields == field
+        others = Likeness.fit(signals[~out], features[~out])
+        if others is not None:
+            distances += [
+                others.distance(s, row) for s, row in zip(signals[out], features[out], strict=True)
+            ]
+    if whole is None or not distances:
+        return None, default
+    # Two such distances share the error that one may make.
+    return whole, round(float(np.quantile(distances, 1 - _ALPHA / 2)) * _SLACK, 4)
+
+
+def _limits(usable: Sequence[Outcome]) -> Limits:
+    """Of the noise's indicators: what was usual, and a little more."""
+    default = Limits()
+    if not usable:
+        return default
+    ratios = [one.found.indicators.noise_ratio or 1.0 for one in usable]
+    correlations = [abs(one.found.indicators.correlation) for one in usable]
+    low, high = np.quantile(ratios, [0.005, 0.995])
+    return Limits(
+        noise_ratio=(
+            round(min(float(low) / 1.03, default.noise_ratio[0]), 4),
+            round(max(float(high) * 1.03, default.noise_ratio[1]), 4),
+        ),
+        correlation=round(
+            max(float(np.quantile(correlations, 0.99)) * 1.25, default.correlation), 4
+        ),
+    )
