@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import zmq
 
 from live_restore.errors import LiveRestoreError, SourceError
+from live_restore.guard import open_guard
 from live_restore.profile import (
     AcquisitionSource,
     FolderSource,
@@ -20,6 +21,7 @@ from live_restore.profile import (
 )
 from live_restore.record import open_metrics
 from live_restore.restore import open_restorer
+from live_restore.restore.model_folder import find_model
 from live_restore.sinks.publisher import Publisher
 from live_restore.sinks.writer import Writer
 from live_restore.sources import open_source
@@ -55,6 +57,7 @@ def check_profile(profile: Profile) -> Iterator[Finding]:
         is_folder = isinstance(profile.source, FolderSource)
         yield _try("source.path" if is_folder else "source", lambda: _check_source(profile))
     yield _try("model.path", lambda: _check_model(profile))
+    yield _try("guard", lambda: _check_guard(profile))
     publish, write = profile.publish, profile.write
     if publish is not None:
         yield _try("publish.endpoint", lambda: _check_publish(publish))
@@ -134,6 +137,22 @@ def _check_model(profile: Profile) -> str:
     with open_restorer(profile.model) as restorer:
         card = restorer.model.card
         return f"{card.name} runs on {restorer.device_name} in {restorer.precision}"
+
+
+def _check_guard(profile: Profile) -> str:
+    guard = open_guard(profile.guard, find_model(profile.model.path))
+    camera = f"camera {guard.camera.name}" if guard.camera else "no camera calibration"
+    if guard.envelope is None:
+        return f"{camera}; no envelope: no verdicts, see live-restore characterize"
+    card = guard.envelope.card
+    if guard.camera is None or not card.camera.fits(guard.camera):
+        return (
+            f"{camera}; the envelope is of {card.camera.name}: no verdicts. Calibrate your camera and "
+            "characterize the model with it"
+        )
+    coverage = guard.envelope.coverage
+    sure = f"its bound covers {coverage:.0%}" if coverage else "too few for a coverage"
+    return f"{camera}; envelope of {card.num_acquisitions} acquisitions, {sure}"
 
 
 def _check_publish(settings: PublishSettings) -> str:

@@ -7,10 +7,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from live_restore.errors import LiveRestoreError, ProfileError
+from live_restore.guard import open_guard
 from live_restore.interfaces import Restorer
 from live_restore.profile import DoseSettings, Profile
 from live_restore.restore import open_restorer
@@ -20,7 +22,7 @@ __all__ = ["ReloadingRestorer"]
 
 logger = logging.getLogger(__name__)
 
-_RELOADABLE = ("model", "dose")
+_RELOADABLE = ("model", "guard", "dose")
 
 
 class ReloadingRestorer:
@@ -58,7 +60,7 @@ class ReloadingRestorer:
         self._reloads = threading.Lock()
 
     def __enter__(self) -> Self:
-        restorer = open_restorer(self._profile.model)
+        restorer = _open(self._profile)
         restorer.__enter__()
         self._current = restorer
         return self
@@ -116,7 +118,7 @@ class ReloadingRestorer:
         Raises
         ------
         ProfileError
-            The profile is wrong, or more than its model has changed, or a model is being loaded.
+            The profile is wrong, or more than its model and guard has changed, or a model is being loaded.
         """
         try:
             return self._reload(self._read())
@@ -133,7 +135,7 @@ class ReloadingRestorer:
         if changed:
             raise ProfileError(
                 f"{', '.join(changed)} changed, and can't change while the daemon runs: nothing is "
-                "reloaded; restart it, or change [model] and [dose] alone"
+                "reloaded; restart it, or change [model], [guard] and [dose] alone"
             )
         self._change_dose(profile.dose)
         with self._reloads:
@@ -149,7 +151,7 @@ class ReloadingRestorer:
 
     def _load(self, profile: Profile) -> None:
         try:
-            successor = open_restorer(profile.model)
+            successor = _open(profile)
             successor.__enter__()
         except LiveRestoreError as error:
             self.reloads["failed"] += 1
@@ -166,3 +168,7 @@ class ReloadingRestorer:
                 before.__exit__(None, None, None)
             self.reloads["loaded"] += 1
             logger.info("model reloaded: %s", profile.model.path)
+
+
+def _open(profile: Profile) -> Restorer:
+    return open_restorer(profile.model, partial(open_guard, profile.guard))

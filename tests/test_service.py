@@ -87,7 +87,7 @@ def run(monkeypatch, tiny_model, tmp_path):
     def run(sinks, restorer=None, source=None, during=None, **settings):
         profile = parse_profile(profile_text(tiny_model, **settings), tmp_path / "p.toml")
         monkeypatch.setattr(service_module, "open_sinks", lambda *_: sinks)
-        monkeypatch.setattr(reloading, "open_restorer", lambda settings: restorer or FakeRestorer())
+        monkeypatch.setattr(reloading, "open_restorer", lambda *_: restorer or FakeRestorer())
         if source:
             monkeypatch.setattr(service_module, "open_source", lambda profile, ledger: source)
         service = Service(profile)
@@ -327,7 +327,7 @@ def test_live_order_passes_over_old_volumes_of_a_source_that_cannot_wait(run, mo
 def test_skips_reach_viewers(tiny_model, endpoints, tmp_path, monkeypatch):
     source = Scripted([INFO, *planes(0, 2), AcquisitionEnd("run")])
     monkeypatch.setattr(service_module, "open_source", lambda profile, ledger: source)
-    monkeypatch.setattr(reloading, "open_restorer", lambda settings: FakeRestorer(lambda v: None))
+    monkeypatch.setattr(reloading, "open_restorer", lambda *_: FakeRestorer(lambda v: None))
     profile = parse_profile(profile_text(tiny_model, endpoints), tmp_path / "p.toml")
     with Subscriber(endpoints[0]) as viewer:
         ready = threading.Event()

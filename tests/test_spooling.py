@@ -57,7 +57,7 @@ def serve(tmp_path, monkeypatch):
         )
         collector = Collector()
         monkeypatch.setattr(service_module, "open_sinks", lambda *_: {"a": collector})
-        monkeypatch.setattr(reloading, "open_restorer", lambda settings: restorer)
+        monkeypatch.setattr(reloading, "open_restorer", lambda *_: restorer)
         monkeypatch.setattr(service_module, "open_source", lambda profile, ledger: source)
         service = Service(profile)
         if during:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from live_restore.profile import ModelSettings
 
 if TYPE_CHECKING:
-    from live_restore.restore.restorer import RcanRestorer
+    from live_restore.restore.restorer import Examiner, RcanRestorer
     from live_restore.restore.team import RestorerTeam
 
 __all__ = ["open_restorer"]
 
 
-def open_restorer(settings: ModelSettings) -> RcanRestorer | RestorerTeam:
+def open_restorer(
+    settings: ModelSettings, open_examiner: Callable[[Path], Examiner] | None = None
+) -> RcanRestorer | RestorerTeam:
     """The restorer that a profile asks for; enter it to move the model to its device.
+
+    Parameters
+    ----------
+    settings : ModelSettings
+        What restores.
+    open_examiner : callable, optional
+        From the model's file to who judges its volumes; called once per device.
 
     Raises
     ------
@@ -40,7 +51,14 @@ def open_restorer(settings: ModelSettings) -> RcanRestorer | RestorerTeam:
         torch.set_num_threads(settings.threads)
     model = load_model(settings.path)
     members = [
-        RcanRestorer(model, device, settings.precision, settings.output_dtype, manner)
+        RcanRestorer(
+            model,
+            device,
+            settings.precision,
+            settings.output_dtype,
+            manner,
+            open_examiner(model.path) if open_examiner else None,
+        )
         for device in settings.device.split(",")
     ]
     return members[0] if len(members) == 1 else RestorerTeam(members)

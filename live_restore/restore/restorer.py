@@ -20,6 +20,7 @@ from live_restore.restore.certificate import Certificate, certify
 from live_restore.restore.device_volume import RawVolume, open_output, open_volume
 from live_restore.restore.devices import Precision, choose_device, choose_precision, device_name
 from live_restore.restore.engine import Engine, Pooled
+from live_restore.restore.gaps import with_gaps, without_gaps
 from live_restore.restore.history import History
 from live_restore.restore.intensity import IntensityRange
 from live_restore.restore.manner import AttentionMode, Manner
@@ -218,7 +219,7 @@ class RcanRestorer:
         """
         started = time.monotonic()
         self._network_s = 0.0
-        raw = _without_gaps(volume)
+        raw = without_gaps(volume)
         counts = open_volume(raw, self._transfer)
         own = counts.measure(self.model.card.normalisation)
         measured = time.monotonic()
@@ -240,7 +241,7 @@ class RcanRestorer:
         restored = Restored(
             key=volume.key,
             info=volume.info,
-            data=_with_gaps(result.data, volume),
+            data=with_gaps(result.data, volume),
             raw=volume,
             model=self._use(precision, work.shape, result.attention, "; ".join(result.remarks)),
             intensity=(span.low, span.high),
@@ -391,21 +392,3 @@ class RcanRestorer:
         if kind not in self._warned:
             self._warned.add(kind)
             logger.warning("%s", text)
-
-
-def _without_gaps(volume: Volume) -> NDArray[Any]:
-    """Its data, where missing planes are as the nearest that came: zeros would drag the others down."""
-    if not volume.missing:
-        return volume.data
-    came = np.setdiff1d(np.arange(volume.data.shape[0]), volume.missing)
-    nearest = [came[np.abs(came - z).argmin()] for z in range(volume.data.shape[0])]
-    return volume.data[nearest]
-
-
-def _with_gaps(data: NDArray[Any], volume: Volume) -> NDArray[Any]:
-    """Zero where planes are missing; made in place."""
-    if volume.missing:
-        data.flags.writeable = True
-        data[list(volume.missing)] = 0
-        data.flags.writeable = False
-    return data
