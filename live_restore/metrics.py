@@ -27,6 +27,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from live_restore import __version__
+from live_restore.assessment import Verdict
 from live_restore.errors import MetricsError
 from live_restore.volume import ModelUse, Restored, SkipCause, Skipped
 
@@ -79,6 +80,12 @@ class Metrics:
             ["cause"],
             registry=registry,
         )
+        self._verdicts = Counter(
+            "live_restore_verdicts",
+            "Restored volumes by the guard's verdict.",
+            ["verdict"],
+            registry=registry,
+        )
         self._stages = Histogram(
             "live_restore_stage_seconds",
             "Time that a volume spent in each stage.",
@@ -97,6 +104,8 @@ class Metrics:
             self._volumes.labels(outcome)
         for cause in get_args(SkipCause):
             self._skipped.labels(cause)
+        for verdict in get_args(Verdict):
+            self._verdicts.labels(verdict)
 
     def __enter__(self) -> Self:
         try:
@@ -161,6 +170,8 @@ class Metrics:
         self._watched.model = restored.model
         for stage, seconds in restored.timing_s.items():
             self._stages.labels(stage).observe(seconds)
+        if restored.assessment is not None:
+            self._verdicts.labels(restored.assessment.verdict).inc()
 
     def skipped(self, skipped: Skipped) -> None:
         """It was not."""

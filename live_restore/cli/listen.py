@@ -110,7 +110,36 @@ def _as_text(message: VolumeMessage) -> str:
         f"{header.received_at.astimezone():%H:%M:%S}  {header.kind:8}  {header.acquisition}  "
         f"position {header.position}  time {header.time}  {header.channel}  "
         f"{header.shape} {header.type}  {size}  age {_age_s(message):.2f} s{_dose(message)}{lost}"
+        f"{_remark(message)}{_assessment(message)}"
     )
+
+
+def _remark(message: VolumeMessage) -> str:
+    model = message.header.model
+    return f"\n    {model.remark}" if model and model.remark else ""
+
+
+def _assessment(message: VolumeMessage) -> str:
+    """What the guard found: the verdict with its numbers, then each reason on a line."""
+    found = message.header.assessment
+    if found is None:
+        return ""
+    parts = [found.verdict.upper()]
+    if found.signal is not None:
+        parts.append(f"signal {found.signal:.1f} photoelectrons per voxel")
+    if found.error is not None:
+        error = f"NRMSE about {found.error:.2f}"
+        if found.error_bound is not None and found.coverage is not None:
+            error += (
+                f", below {found.error_bound:.2f} in {found.coverage:.0%} "
+                f"(n = {found.num_acquisitions})"
+            )
+        parts.append(error)
+    if found.dose is not None and found.dose.text:
+        parts.append(found.dose.text)
+    if found.dose is not None and found.dose.time_left_s is not None:
+        parts.append(f"bleached in about {found.dose.time_left_s / 60:.0f} min")
+    return "\n    ".join(["", ";  ".join(parts), *(f"- {one}" for one in found.reasons)])
 
 
 def _dose(message: VolumeMessage) -> str:

@@ -66,7 +66,7 @@ class _Stream:
     credit_s: float = 0.0
     num_probed: int = 0
     cost_s: float = 0.0  # of one pass over a part, about
-    exposure_ms: float | None = None
+    light: tuple[float | None, float | None] = (None, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -318,9 +318,10 @@ class Guard:
         key = restored.key
         name = (key.acquisition, key.position, key.channel)
         stream = self._streams.get(name)
-        if stream is None or stream.exposure_ms != restored.raw.exposure_ms:
+        light = restored.raw.exposure_ms, restored.raw.power
+        if stream is None or stream.light != light:
             # At another dose the network follows the noise in another way.
-            stream = _Stream(exposure_ms=restored.raw.exposure_ms)
+            stream = _Stream(light=light)
             self._streams[name] = stream
         self._streams.move_to_end(name)
         if len(self._streams) > _MOST_STREAMS:

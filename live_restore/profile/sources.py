@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
@@ -57,6 +58,10 @@ class SimulatedSource(Table):
     """Time between planes."""
     interval_s: float = Field(2.0, ge=0)
     """Time between the starts of two time points; also how far the specimen moves."""
+    dims_from: NonNegativeInt | None = None
+    """From this time point on each has less light than the one before, to see where restoration breaks."""
+    dims_by: float = Field(0.6, gt=0, lt=1)
+    """Factor on the exposure from one to the next then."""
     seed: int = Field(7, ge=0)
     """Which specimen and which noise."""
 

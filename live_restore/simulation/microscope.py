@@ -97,20 +97,29 @@ class SimulatedMicroscope:
     camera: Camera = field(default_factory=Camera)
     haze: float = 0.04
 
-    def truth(self, time: int, channel: str) -> NDArray[np.float32]:
+    def truth(self, time: int, channel: str, dose: float = 1.0) -> NDArray[np.float32]:
         """Noise-free counts of one volume, ``(Z, Y, X)`` float32, in camera counts.
+
+        Parameters
+        ----------
+        time : int
+            Time point.
+        channel : str
+            One of `channels`.
+        dose : float
+            Times the light of `peak_photons`.
 
         Raises
         ------
         ValueError
             `channel` is none of `channels`.
         """
-        return self.camera.expected_counts(self._photons(time, channel))
+        return self.camera.expected_counts(self._photons(time, channel) * np.float32(dose))
 
-    def stack(self, time: int, channel: str) -> NDArray[np.uint16]:
-        """One noisy volume, ``(Z, Y, X)`` uint16, in camera counts."""
+    def stack(self, time: int, channel: str, dose: float = 1.0) -> NDArray[np.uint16]:
+        """One noisy volume, ``(Z, Y, X)`` uint16, in camera counts; parameters as of `truth`."""
         rng = np.random.default_rng([self.seed, time, self.channels.index(channel)])
-        return self.camera.expose(self._photons(time, channel), rng)
+        return self.camera.expose(self._photons(time, channel) * np.float32(dose), rng)
 
     def _photons(self, time: int, channel: str) -> NDArray[np.float32]:
         index = self.channels.index(channel)

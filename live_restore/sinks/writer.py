@@ -19,6 +19,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from live_restore import __version__
+from live_restore.assessment import Assessment
 from live_restore.errors import SinkError
 from live_restore.interfaces import Item
 from live_restore.light import Light
@@ -89,6 +90,7 @@ class Writer:
                 item.info.voxel_size_um,
                 (item.key.channel,),
                 provenance(item.model, item.info.origin)
+                | _found(item.assessment)
                 | {
                     "acquisition": item.key.acquisition,
                     "position": item.key.position,
@@ -171,6 +173,22 @@ def provenance(model: ModelUse, origin: str) -> dict[str, str]:
         else f"{model.difference:.1e}",
         "raw": origin,
     }
+
+
+def _found(assessment: Assessment | None) -> dict[str, str]:
+    """What the guard found of a volume, for its file."""
+    if assessment is None:
+        return {}
+    told = {
+        "signal_photoelectrons": assessment.signal,
+        "nrmse_estimate": assessment.error,
+        "nrmse_bound": assessment.error_bound,
+        "nrmse_bound_coverage": assessment.coverage,
+    }
+    return {
+        "verdict": assessment.verdict,
+        "verdict_reasons": "; ".join(assessment.reasons) or "none",
+    } | {name: f"{value:.4g}" for name, value in told.items() if value is not None}
 
 
 def _light(light: Light | None) -> dict[str, str]:

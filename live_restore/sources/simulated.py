@@ -15,7 +15,7 @@ from live_restore.profile import SimulatedSource
 from live_restore.simulation import SimulatedMicroscope
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, VolumeKey, utc_now
 
-__all__ = ["Simulated", "simulated_microscope"]
+__all__ = ["Simulated", "relative_dose", "simulated_microscope"]
 
 
 def simulated_microscope(settings: SimulatedSource) -> SimulatedMicroscope:
@@ -28,6 +28,13 @@ def simulated_microscope(settings: SimulatedSource) -> SimulatedMicroscope:
         interval_s=settings.interval_s,
         seed=settings.seed,
     )
+
+
+def relative_dose(settings: SimulatedSource, time_point: int) -> float:
+    """The light of a time point over that of the first."""
+    if settings.dims_from is None:
+        return 1.0
+    return float(settings.dims_by ** max(0, time_point + 1 - settings.dims_from))
 
 
 class Simulated:
@@ -64,14 +71,21 @@ class Simulated:
         )
         due = time.monotonic()
         for point in count() if settings.num_times is None else range(settings.num_times):
+            dose = relative_dose(settings, point)
             for channel in settings.channels:
-                stack = self._microscope.stack(point, channel)
+                stack = self._microscope.stack(point, channel, dose)
                 key = VolumeKey(settings.name, "0", point, channel)
                 for z, plane in enumerate(stack):
                     if stop.wait(settings.exposure_ms / 1000):
                         yield AcquisitionEnd(settings.name, "stopped")
                         return
-                    yield Plane(key, z, plane, acquired_at=utc_now())
+                    yield Plane(
+                        key,
+                        z,
+                        plane,
+                        acquired_at=utc_now(),
+                        exposure_ms=settings.exposure_ms * dose or None,
+                    )
             due += settings.interval_s
             if stop.wait(max(0.0, due - time.monotonic())):
                 yield AcquisitionEnd(settings.name, "stopped")
