@@ -125,6 +125,7 @@ def outside(num: int) -> Iterator[Case]:
                 voxel: tuple[float, float, float] | None = VOXEL_UM,
                 seed: int = seed,
                 channel: str = channel,
+                photons: float = photons,
             ) -> Case:
                 return Case(kind, f"{channel} {seed}", channel, truth, expose, voxel, photons)
 

@@ -5,7 +5,6 @@ import pytest
 import tifffile
 
 from live_restore.errors import ProfileError, SourceError
-from live_restore.guard.spectrum import log_spectrum, spectral_centroid
 from live_restore.restore.model import Normalisation
 from live_restore.simulation import Camera, SimulatedMicroscope
 from live_restore.thinning import blur, thin
@@ -13,6 +12,7 @@ from live_restore.train.config import FolderPairs, Patches, SimulatedPairs, Thin
 from live_restore.train.measured import FolderOrigin, ThinnedOrigin
 from live_restore.train.pairs import cut_patch, normalise_pair
 from live_restore.train.simulated import SimulatedOrigin, expose_pair, simulate_volume
+from live_restore.train.statistics import log_spectrum, spectral_centroid
 
 CAMERA = {"gain_counts_per_electron": 2.0, "offset_counts": 100, "read_noise_electrons": 1.5}
 

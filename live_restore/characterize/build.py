@@ -118,7 +118,7 @@ def _specimen(
         fields, signals, [one.found.features.pooled for one in usable]
     )
     fineness, fine_limit = _distances(
-        fields, signals, [one.found.features.spectrum for one in usable]
+        fields, signals, [one.found.features.texture for one in usable]
     )
     limits = _limits(usable).model_copy(update={"likeness": like_limit, "fineness": fine_limit})
     curve = DoseCurve.fit(_medians(sharp))
@@ -186,7 +186,7 @@ def _is_flagged(
     signal, features = one.found.signal, one.found.features
     for kin, values, limit in (
         (likeness, features.pooled, limits.likeness),
-        (fineness, features.spectrum, limits.fineness),
+        (fineness, features.texture, limits.fineness),
     ):
         if kin is not None and values is not None and kin.distance(signal, values) > limit:
             return True
@@ -201,11 +201,11 @@ def _distances(
     if len(set(fields)) < _FEWEST_FIELDS or any(row is None for row in rows):
         return None, default
     features = np.stack([row for row in rows if row is not None])
-    whole = Likeness.fit(signals, features)
+    whole = Likeness.of(signals, features)
     distances = []
     for field in sorted(set(fields)):
         out = fields == field
-        others = Likeness.fit(signals[~out], features[~out])
+        others = Likeness.of(signals[~out], features[~out])
         if others is not None:
             distances += [
                 others.distance(s, row) for s, row in zip(signals[out], features[out], strict=True)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from live_restore.cli.demo_ladder import Rung
     from live_restore.client import VolumeMessage
     from live_restore.simulation import SimulatedMicroscope
 
@@ -49,6 +50,12 @@ def add_command(commands: Any) -> None:
         "light is acquired, restored, published and received in another process.",
     )
     parser.add_argument("--volumes", type=int, default=8, help="how many volumes (default 8)")
+    parser.add_argument(
+        "--rungs",
+        type=int,
+        default=8,
+        help="then so many time points with less and less light, until restoration breaks (default 8)",
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.set_defaults(run=_run)
 
@@ -69,16 +76,18 @@ class _Row:
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    if options.volumes < 1:
-        print("live-restore: --volumes must be at least 1", file=sys.stderr)
+    if options.volumes < 1 or options.rungs < 0:
+        print("live-restore: --volumes must be at least 1, --rungs at least 0", file=sys.stderr)
         return 2
+    from live_restore.cli.demo_ladder import show_ladder
     from live_restore.quality import CONVENTION
 
     console = Console(stderr=options.json)
     rows: list[_Row] = []
+    ladder: list[Rung] = []
     console.print("Starting the daemon and its simulated low-dose microscope …")
     with _Live(console, rows) as show:
-        for row in _scored_volumes(options.volumes):
+        for row in _scored_volumes(options.volumes, options.rungs, ladder):
             rows.append(row)
             show()
     if len(rows) < options.volumes:
@@ -93,9 +102,12 @@ def _run(options: argparse.Namespace) -> int:
         f"median {latency['median']:.2f} s, p95 {latency['p95']:.2f} s."
     )
     console.print(f"({CONVENTION})", style="dim")
+    if ladder:
+        show_ladder(console, ladder)
     console.print(_NEXT, highlight=False)
     if options.json:
-        print(json.dumps(summary | {"volumes": [asdict(row) for row in rows]}))
+        rungs = [asdict(one) for one in ladder]
+        print(json.dumps(summary | {"volumes": [asdict(row) for row in rows], "ladder": rungs}))
     return 0
 
 
@@ -163,33 +175,39 @@ def _summary(rows: list[_Row]) -> dict[str, Any]:
     }
 
 
-def _scored_volumes(count: int) -> Iterator[_Row]:
-    """Run the daemon, receive raw and restored volumes, score each pair."""
+def _scored_volumes(count: int, rungs: int, ladder: list[Rung]) -> Iterator[_Row]:
+    """Run the daemon, receive raw and restored volumes, score each pair.
+
+    The volumes of the ladder come last and go into `ladder`.
+    """
+    from live_restore.cli.demo_ladder import Rung
     from live_restore.cli.profiles import find_profile
     from live_restore.errors import SourceError
     from live_restore.profile import SimulatedSource, load_profile
-    from live_restore.sources.simulated import simulated_microscope
+    from live_restore.sources.simulated import relative_dose, simulated_microscope
 
     with tempfile.TemporaryDirectory(prefix="live-restore-demo-") as folder:
         shipped = find_profile("demo")
-        source = load_profile(shipped).source
-        assert isinstance(source, SimulatedSource)  # noqa: S101
-        microscope = simulated_microscope(source)
-        times = math.ceil(count / len(microscope.channels))
-        data, control = (f"tcp://127.0.0.1:{port}" for port in _free_ports(2))
         text = shipped.read_text(encoding="utf-8")
+        data, control = (f"tcp://127.0.0.1:{port}" for port in _free_ports(2))
         text = text.replace("tcp://127.0.0.1:5556", data).replace("tcp://127.0.0.1:5557", control)
         profile = Path(folder) / "demo.toml"
+        source = load_profile(shipped).source
+        assert isinstance(source, SimulatedSource)  # noqa: S101
+        times = math.ceil(count / len(source.channels))
+        planned = f"num_times = {times + rungs}\nladder_from = {times}"
         profile.write_text(
-            text.replace('kind = "simulated"', f'kind = "simulated"\nnum_times = {times}'),
-            encoding="utf-8",
+            text.replace('kind = "simulated"', f'kind = "simulated"\n{planned}'), encoding="utf-8"
         )
+        source = load_profile(profile).source
+        assert isinstance(source, SimulatedSource)  # noqa: S101
+        microscope = simulated_microscope(source)
         log = Path(folder) / "daemon.log"
         raw: dict[tuple[int, str], VolumeMessage] = {}
         restored: dict[tuple[int, str], tuple[VolumeMessage, datetime]] = {}
-        received = 0
+        received, wanted = 0, count + rungs * len(source.channels)
         with _receiving(data, control) as arrivals, _daemon(profile, log):
-            while received < count:
+            while received < wanted:
                 try:
                     timeout_s = _VOLUME_TIMEOUT_S if received else _START_TIMEOUT_S
                     message, at = arrivals.get(timeout=timeout_s)
@@ -197,13 +215,24 @@ def _scored_volumes(count: int) -> Iterator[_Row]:
                     tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
                     raise SourceError(f"the demo's daemon published nothing:\n{tail}") from None
                 key = (message.header.time, message.header.channel)
+                number = key[0] * len(source.channels) + source.channels.index(key[1])
+                if key[0] < times and number >= count:
+                    continue  # of a last time point of which fewer channels were asked for
                 if message.header.kind == "raw":
                     raw[key] = message
                 else:
                     restored[key] = (message, at)
-                if key in raw and key in restored:
-                    received += 1
+                if key not in raw or key not in restored:
+                    continue
+                received += 1
+                dose = relative_dose(source, key[0])
+                if key[0] < times:
                     yield _score(microscope, raw.pop(key), *restored.pop(key))
+                else:
+                    raw.pop(key)
+                    photons = dose * source.peak_photons
+                    truth = microscope.truth(*key, dose)
+                    ladder.append(Rung.of(restored.pop(key)[0], truth, photons))
 
 
 def _score(

@@ -70,7 +70,7 @@ class Limits(_Card):
     likeness: float = 2.0
     """Distance of the network's features."""
     fineness: float = 2.0
-    """Distance of the restored spectrum."""
+    """Distance of the raw volume's texture."""
 
 
 class Specimen(_Card):
@@ -162,7 +162,7 @@ class Envelope:
     card : EnvelopeCard
         What it says.
     likeness, fineness : dict of str to Likeness
-        By channel: the network's features, and the restored spectrum.
+        By channel: the network's features, and the raw volumes' texture.
     """
 
     def __init__(
@@ -234,9 +234,8 @@ class Envelope:
         for kind, of in (("likeness", self.likeness), ("fineness", self.fineness)):
             for channel, one in of.items():
                 index = [s.channel for s in self.card.specimens].index(channel)
-                arrays[f"{kind}.{index}.coefficients"] = one.coefficients.astype(np.float32)
-                arrays[f"{kind}.{index}.precision"] = one.precision.astype(np.float32)
-                arrays[f"{kind}.{index}.range"] = np.array(one.range, dtype=np.float32)
+                arrays[f"{kind}.{index}.signals"] = one.signals.astype(np.float32)
+                arrays[f"{kind}.{index}.features"] = one.features.astype(np.float32)
         part = path.with_name(path.name + ".part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,12 +269,10 @@ class Envelope:
         for kind, of in read.items():
             for index, specimen in enumerate(card.specimens):
                 key = f"{kind}.{index}"
-                if f"{key}.precision" in arrays:
-                    low, high = arrays[f"{key}.range"]
+                if f"{key}.features" in arrays:
+                    signals, features = arrays[f"{key}.signals"], arrays[f"{key}.features"]
                     of[specimen.channel] = Likeness(
-                        arrays[f"{key}.coefficients"].astype(np.float64),
-                        arrays[f"{key}.precision"].astype(np.float64),
-                        (float(low), float(high)),
+                        signals.astype(np.float64), features.astype(np.float64)
                     )
         return cls(card, read["likeness"], read["fineness"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections import OrderedDict
@@ -18,11 +19,12 @@ from live_restore.assessment import Assessment, DoseAdvice
 from live_restore.guard.camera import CameraCalibration
 from live_restore.guard.dose import Bleaching, advise
 from live_restore.guard.envelope import Envelope
-from live_restore.guard.features import Features, features_of
+from live_restore.guard.features import Features
 from live_restore.guard.indicators import Indicators, clipped_fractions, noise_signs
 from live_restore.guard.leverage import Brightness, Leverage
 from live_restore.guard.parts import PROBE_ZYX, Sample, choose_part
 from live_restore.guard.sums import Moments
+from live_restore.guard.texture import texture
 from live_restore.guard.thinned import DOSES, Thinned, classes
 from live_restore.guard.verdict import Findings, rule
 from live_restore.thinning import thin
@@ -48,6 +50,11 @@ class Probe(Protocol):
         self, counts: NDArray[np.float32], like: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Normalised by the percentiles of `like`, and with an attention that looks at the part alone."""
+        ...
+
+    @property
+    def step(self) -> float:
+        """Counts to which the volume will be rounded; 0 for none."""
         ...
 
     @property
@@ -184,7 +191,11 @@ class Guard:
         overfit, overfit_error = stream.leverage.overfit(sample.values, brightness)
         error = None
         if stream.leverage.num_parts:
-            error = moments.nrmse(camera, overfit, overfit_error)
+            error = _rounded(
+                moments.nrmse(camera, overfit, overfit_error),
+                sample.values,
+                probe.step / camera.gain,
+            )
         gain = moments.gain(overfit) if is_visible else 0.0
         line = gain, moments.mean_raw - gain * moments.mean_restored
         signs = noise_signs(raw, matched, line, camera)
@@ -195,7 +206,7 @@ class Guard:
             _signal(raw, sample, camera, overfit, moments) if is_visible else None,
             error,
             self._at_less(stream, moments, error),
-            features_of(data, sample, probe.pooled),
+            Features(_doubles(probe.pooled), texture(raw, moments, camera.gain)),
         )
 
     # --- the parts ---
@@ -296,7 +307,6 @@ class Guard:
         gain = moments.gain(0.0)
         line = gain, moments.mean_raw - gain * moments.mean_restored
         correlation, _, _ = noise_signs(raw, data, line, None)
-        sample = _sample(data, unit)
         return Measurement(
             Indicators(*clipped, correlation),
             None,
@@ -304,7 +314,7 @@ class Guard:
             None,
             None,
             {},
-            features_of(data, sample, probe.pooled),
+            Features(_doubles(probe.pooled), texture(raw, moments, 1.0)),
         )
 
     def _blurred_back(self, data: NDArray[Any]) -> NDArray[Any]:
@@ -419,6 +429,17 @@ def _signal(
     return max(float(electrons[bright].mean()) - background - by_chance * excess, 0.0)
 
 
+def _rounded(nrmse: float | None, restored: NDArray[np.float32], step: float) -> float | None:
+    """An error with that of rounding added: both lower the correlation with the truth."""
+    if nrmse is None or step <= 0 or not np.ptp(restored) > 0:
+        return nrmse
+    rounded = np.rint(restored / step)
+    if not np.ptp(rounded) > 0:
+        return 1.0
+    kept = float(np.corrcoef(restored.ravel(), rounded.ravel())[0, 1]) ** 2
+    return math.sqrt(min(1 - (1 - nrmse**2) * kept, 1.0))
+
+
 def _sample(data: NDArray[Any], camera: CameraCalibration) -> Sample:
     stride = Sample.stride_of(data.shape)
     return Sample(camera.electrons(_sampled(data, stride)), stride)
@@ -434,3 +455,7 @@ def _without_gaps(restored: Restored) -> tuple[NDArray[Any], NDArray[Any]]:
         return raw, data
     came = np.setdiff1d(np.arange(raw.shape[0]), restored.raw.missing)
     return raw[came], data[came]
+
+
+def _doubles(values: NDArray[np.float32] | None) -> NDArray[np.float64] | None:
+    return None if values is None else values.astype(np.float64)

@@ -58,10 +58,12 @@ class SimulatedSource(Table):
     """Time between planes."""
     interval_s: float = Field(2.0, ge=0)
     """Time between the starts of two time points; also how far the specimen moves."""
-    dims_from: NonNegativeInt | None = None
+    ladder_from: NonNegativeInt | None = None
     """From this time point on each has less light than the one before, to see where restoration breaks."""
-    dims_by: float = Field(0.6, gt=0, lt=1)
-    """Factor on the exposure from one to the next then."""
+    ladder_start: PositiveFloat = 4.0
+    """Light of that time point, in multiples of `peak_photons`."""
+    ladder_step: float = Field(0.6, gt=0, lt=1)
+    """Factor on the light from one to the next then."""
     seed: int = Field(7, ge=0)
     """Which specimen and which noise."""
 

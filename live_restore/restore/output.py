@@ -11,7 +11,7 @@ from torch import Tensor
 from live_restore.errors import RestoreError
 from live_restore.restore.intensity import IntensityRange, LinearFit
 
-__all__ = ["CountsOutput", "NotFiniteError", "OutputDtype"]
+__all__ = ["CountsOutput", "NotFiniteError", "OutputDtype", "rounded"]
 
 OutputDtype = Literal["uint16", "float32"]
 
@@ -96,6 +96,15 @@ class CountsOutput:
         if out.dtype == np.uint16:
             np.clip(np.rint(counts, out=counts), 0, 65535, out=counts)
         out[...] = counts
+
+
+def rounded(counts: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Counts as whole numbers, read-only."""
+    out = np.empty(counts.shape, np.uint16)
+    for into, plane in zip(out, counts, strict=True):
+        into[...] = np.clip(np.rint(plane), 0, 65535)
+    out.flags.writeable = False
+    return out
 
 
 def _check(values: NDArray[np.float32]) -> None:

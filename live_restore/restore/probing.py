@@ -32,12 +32,15 @@ class PartRestorer:
         That normalised the volume.
     attention : list of Tensor or None
         What the volume's attention looked at; each part by itself where tiles do.
+    step : float
+        Counts to which the volume will be rounded; 0 for none.
     """
 
     engine: Engine
     normalisation: Normalisation
     span: IntensityRange
     attention: Pooled | None
+    step: float = 0.0
 
     def as_volume(self, counts: Counts) -> Counts:
         """A part, with the normalisation and the attention of its volume.

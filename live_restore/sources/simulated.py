@@ -31,10 +31,12 @@ def simulated_microscope(settings: SimulatedSource) -> SimulatedMicroscope:
 
 
 def relative_dose(settings: SimulatedSource, time_point: int) -> float:
-    """The light of a time point over that of the first."""
-    if settings.dims_from is None:
+    """The light of a time point, in multiples of what the settings call the dose."""
+    if settings.ladder_from is None or time_point < settings.ladder_from:
         return 1.0
-    return float(settings.dims_by ** max(0, time_point + 1 - settings.dims_from))
+    return float(
+        settings.ladder_start * settings.ladder_step ** (time_point - settings.ladder_from)
+    )
 
 
 class Simulated:
