@@ -41,6 +41,12 @@ def test_a_known_saturation_needs_no_pile():
     assert clipped_fractions(raw, 990.0)[0] == pytest.approx(0.01)
 
 
+def test_a_camera_that_is_full_before_it_should_be_is_seen(light):
+    raw = exposed(light)
+    cut = np.minimum(raw, np.uint16(np.percentile(raw, 99.5)))
+    assert clipped_fractions(cut, 65535.0)[0] == pytest.approx(0.005, rel=0.3)
+
+
 def test_an_eight_bit_camera_at_its_end(light):
     raw = np.clip(exposed(light).astype(float) - 60, 0, 255).astype(np.uint8)
     assert clipped_fractions(np.maximum(raw, 1), None)[0] == 0

@@ -14,7 +14,8 @@ from scipy import ndimage
 from live_restore.assessment import Assessment
 from live_restore.characterize.stacks import HighDose
 from live_restore.guard.camera import CameraCalibration
-from live_restore.guard.guard import Guard, Measurement, Probe
+from live_restore.guard.guard import Guard, Measurement
+from live_restore.guard.look import Probe
 from live_restore.restore.restorer import RcanRestorer
 from live_restore.thinning import thin
 from live_restore.volume import AcquisitionInfo, Restored, Volume, VolumeKey, utc_now

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,45 +19,20 @@ from live_restore.guard.envelope import Envelope
 from live_restore.guard.features import Features
 from live_restore.guard.indicators import Indicators, clipped_fractions, noise_signs
 from live_restore.guard.leverage import Brightness, Leverage
-from live_restore.guard.parts import PROBE_ZYX, Sample, choose_part
+from live_restore.guard.look import Look, Probe, sample_of, signal_of, with_rounding
 from live_restore.guard.sums import Moments
 from live_restore.guard.texture import texture
-from live_restore.guard.thinned import DOSES, Thinned, classes
+from live_restore.guard.thinned import DOSES, Thinned
 from live_restore.guard.verdict import Findings, rule
-from live_restore.thinning import thin
 from live_restore.volume import Restored
 
-__all__ = ["Guard", "Measurement", "Probe"]
+__all__ = ["Guard", "Measurement"]
 
 _MOST_STREAMS = 1000
+_MOST_PARTS = 64  # of a volume
 _FIRST_PARTS = (
     4  # of a stream: fewer say too little. What they take beyond the budget is saved later
 )
-_BRIGHTEST = 0.98  # quantile of the restored volume from which structures count as bright
-
-
-class Probe(Protocol):
-    """Restores parts of a volume that was just restored; counts in, counts out, float32."""
-
-    def as_volume(self, counts: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As the volume was: same normalisation, same attention."""
-        ...
-
-    def by_itself(
-        self, counts: NDArray[np.float32], like: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Normalised by the percentiles of `like`, and with an attention that looks at the part alone."""
-        ...
-
-    @property
-    def step(self) -> float:
-        """Counts to which the volume will be rounded; 0 for none."""
-        ...
-
-    @property
-    def pooled(self) -> NDArray[np.float32] | None:
-        """What the attention looked at of the volume; None where each tile looks at itself."""
-        ...
 
 
 @dataclass(slots=True)
@@ -70,9 +42,11 @@ class _Stream:
     leverage: Leverage = field(default_factory=Leverage)
     thinned: Thinned = field(default_factory=Thinned)
     bleaching: Bleaching = field(default_factory=Bleaching)
-    credit_s: float = 0.0
     num_probed: int = 0
-    cost_s: float = 0.0  # of one pass over a part, about
+    credit_s: float = 0.0  # what is left of the budget of this volume and of those before
+    part_s: float = 0.0  # what the last part took
+    probing_s: float = 0.0  # what all parts took together
+    rest_s: float = 0.0  # what all else of a volume took
     light: tuple[float | None, float | None] = (None, None)
 
 
@@ -152,9 +126,12 @@ class Guard:
         started = time.monotonic()
         stream = self._stream(restored)
         stream.credit_s = min(stream.credit_s, restoring_s) + self._budget * restoring_s
+        before = stream.probing_s
         measured = self.measure(restored, probe, stream)
         assessment = self._judge(restored, measured, stream)
-        stream.credit_s -= time.monotonic() - started
+        took = time.monotonic() - started
+        stream.credit_s -= took
+        stream.rest_s = took - (stream.probing_s - before)
         return assessment
 
     def measure(
@@ -182,20 +159,17 @@ class Guard:
         clipped = clipped_fractions(raw, camera.saturation)
         matched = self._blurred_back(data)
         moments = Moments.of(raw, matched, camera)
-        sample = _sample(matched, camera)
+        sample = sample_of(matched, camera)
         brightness = Brightness(float(np.percentile(sample.values, 20)), camera.variance)
         is_visible = moments.is_visible(camera)
         if is_visible and (self._budget > 0 or num_parts):
-            look = _Look(raw, sample, brightness, moments, camera, probe, self._blurred_back, rng)
+            look = Look(raw, sample, brightness, moments, camera, probe, self._blurred_back, rng)
             self._probe(look, stream, num_parts)
         overfit, overfit_error = stream.leverage.overfit(sample.values, brightness)
         error = None
         if stream.leverage.num_parts:
-            error = _rounded(
-                moments.nrmse(camera, overfit, overfit_error),
-                sample.values,
-                probe.step / camera.gain,
-            )
+            nrmse = moments.nrmse(camera, overfit, overfit_error)
+            error = with_rounding(nrmse, sample, camera, probe.step)
         gain = moments.gain(overfit) if is_visible else 0.0
         line = gain, moments.mean_raw - gain * moments.mean_restored
         signs = noise_signs(raw, matched, line, camera)
@@ -203,7 +177,7 @@ class Guard:
             Indicators(clipped[0], clipped[1], signs[0], signs[1], signs[2]),
             moments,
             is_visible,
-            _signal(raw, sample, camera, overfit, moments) if is_visible else None,
+            signal_of(raw, sample, camera, overfit, moments) if is_visible else None,
             error,
             self._at_less(stream, moments, error),
             Features(_doubles(probe.pooled), texture(raw, moments, camera.gain)),
@@ -211,21 +185,24 @@ class Guard:
 
     # --- the parts ---
 
-    def _probe(self, look: _Look, stream: _Stream, num_parts: int) -> None:
+    def _probe(self, look: Look, stream: _Stream, num_parts: int) -> None:
         """Probe parts while there is time: two for the error, then one for the dose."""
         stream.leverage.fade()
         stream.thinned.fade()
         wanted = max(num_parts, _FIRST_PARTS if stream.num_probed == 0 else 0)
-        num = 0
-        while num < wanted or (num < 64 and stream.credit_s > 0):
+        allowed_s = stream.credit_s - stream.rest_s
+        num, spent_s = 0, 0.0
+        while num < wanted or (num < _MOST_PARTS and spent_s + stream.part_s < allowed_s):
             started = time.monotonic()
-            kind = stream.num_probed % 3
-            passes = look.dose(stream.thinned) if kind == 1 else look.error(stream.leverage)
-            spent = time.monotonic() - started
-            stream.credit_s -= spent
-            stream.cost_s = spent / passes
+            if stream.num_probed % 3 == 1:
+                look.dose(stream.thinned)
+            else:
+                look.error(stream.leverage)
+            stream.part_s = time.monotonic() - started
+            spent_s += stream.part_s
             stream.num_probed += 1
             num += 1
+        stream.probing_s += spent_s
 
     def _at_less(
         self, stream: _Stream, moments: Moments, error: float | None
@@ -341,112 +318,6 @@ class Guard:
     def _rng(self, restored: Restored) -> np.random.Generator:
         key = restored.key
         return np.random.default_rng([self._seed, zlib.crc32(str(key).encode())])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Look:
-    """A volume that is being probed."""
-
-    raw: NDArray[Any]
-    sample: Sample
-    brightness: Brightness
-    moments: Moments
-    camera: CameraCalibration
-    probe: Probe
-    blurred_back: Callable[[NDArray[Any]], NDArray[Any]]
-    rng: np.random.Generator
-
-    def error(self, leverage: Leverage) -> int:
-        """See `Leverage.probe`; how many passes that took."""
-        where, inside = self._choose()
-        raw = self.camera.electrons(self.raw[where])
-        leverage.probe(raw, self.brightness, self._through(self.probe.as_volume), inside, self.rng)
-        return 2
-
-    def dose(self, thinned: Thinned) -> int:
-        """See `Thinned.probe`, at all doses; how many passes that took."""
-        where, inside = self._choose()
-        raw = self.camera.electrons(self.raw[where])
-        everywhere = self.camera.electrons(_sampled(self.raw, self.sample.stride))
-        noise = float(np.sqrt(self.camera.variance))
-        whole = partial(self.probe.by_itself, like=self._counts(everywhere))
-        base = self._through(whole)(raw)
-        edges = classes(self.sample.values)
-        for dose in DOSES:
-            few, _ = thin(everywhere, dose, noise, self.rng)
-            less = partial(self.probe.by_itself, like=self._counts(few))
-            thinned.probe(
-                dose,
-                raw,
-                base,
-                edges,
-                self.moments.mean_raw,
-                self.camera,
-                self._through(less),
-                inside,
-                self.rng,
-            )
-        return 1 + len(DOSES)
-
-    def _choose(self) -> Any:
-        x = self.brightness.regressors(self.sample.values)
-        # Where what follows the noise is: mostly in bright structures.
-        weights = (x[0] * np.float32(0.02) + x[1] * np.float32(0.2)).reshape(
-            self.sample.values.shape
-        )
-        return choose_part(self.sample, weights, self.raw.shape, PROBE_ZYX, self.rng)
-
-    def _through(
-        self, restore: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-    ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        return lambda electrons: self.camera.electrons(
-            self.blurred_back(restore(self._counts(electrons)))
-        )
-
-    def _counts(self, electrons: NDArray[np.float32]) -> NDArray[np.float32]:
-        return electrons * np.float32(self.camera.gain) + np.float32(self.camera.offset)
-
-
-def _signal(
-    raw: NDArray[Any],
-    sample: Sample,
-    camera: CameraCalibration,
-    overfit: float,
-    moments: Moments,
-) -> float:
-    """Photoelectrons per voxel in the bright structures, above the median.
-
-    The restored volume says where they are. Where it follows the noise, the raw one is brighter there by chance:
-    by as much as the noise's slope on it says, which is taken off.
-    """
-    electrons = camera.electrons(_sampled(raw, sample.stride))
-    restored = sample.values
-    bright = restored >= np.quantile(restored, _BRIGHTEST)
-    by_chance = overfit / max(moments.var_restored, 1e-12)
-    excess = float(restored[bright].mean()) - moments.mean_restored
-    median = float(np.median(restored)) - moments.mean_restored
-    background = moments.mean_raw + moments.gain(overfit) * median
-    return max(float(electrons[bright].mean()) - background - by_chance * excess, 0.0)
-
-
-def _rounded(nrmse: float | None, restored: NDArray[np.float32], step: float) -> float | None:
-    """An error with that of rounding added: both lower the correlation with the truth."""
-    if nrmse is None or step <= 0 or not np.ptp(restored) > 0:
-        return nrmse
-    rounded = np.rint(restored / step)
-    if not np.ptp(rounded) > 0:
-        return 1.0
-    kept = float(np.corrcoef(restored.ravel(), rounded.ravel())[0, 1]) ** 2
-    return math.sqrt(min(1 - (1 - nrmse**2) * kept, 1.0))
-
-
-def _sample(data: NDArray[Any], camera: CameraCalibration) -> Sample:
-    stride = Sample.stride_of(data.shape)
-    return Sample(camera.electrons(_sampled(data, stride)), stride)
-
-
-def _sampled(data: NDArray[Any], stride: tuple[int, int, int]) -> NDArray[Any]:
-    return data[:: stride[0], :: stride[1], :: stride[2]]
 
 
 def _without_gaps(restored: Restored) -> tuple[NDArray[Any], NDArray[Any]]:

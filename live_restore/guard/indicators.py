@@ -54,8 +54,8 @@ def clipped_fractions(raw: NDArray[Any], saturation: float | None) -> tuple[floa
     raw : ndarray, (Z, Y, X)
         Counts.
     saturation : float or None
-        Counts from which a pixel is full, where known; otherwise seen by the pile-up of equal values
-        at the upper end.
+        Counts from which a pixel is full, where known. A pile-up of equal values at the upper end is seen
+        without.
 
     Returns
     -------
@@ -72,11 +72,10 @@ def clipped_fractions(raw: NDArray[Any], saturation: float | None) -> tuple[floa
     def count(value: int) -> int:
         return int(np.count_nonzero(some == value))
 
+    at_most, before = count(most), max(count(most - 1), count(most - 2))
+    full = at_most if at_most > _PILE * max(before, 1) else 0
     if saturation is not None:
-        full = int(np.count_nonzero(some >= saturation))
-    else:
-        at_most, before = count(most), max(count(most - 1), count(most - 2))
-        full = at_most if at_most > _PILE * max(before, 1) else 0
+        full = max(full, int(np.count_nonzero(some >= saturation)))
     at_least = count(least)
     cut = at_least if at_least > _PILE * max(count(least + 1), 1) and most > least else 0
     return float(full) / some.size, float(cut) / some.size

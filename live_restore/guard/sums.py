@@ -54,7 +54,7 @@ class Moments:
             f = (restored_plane - origin).ravel()
             sums += (e.sum(), f.sum(), np.dot(e, e), np.dot(f, f), np.dot(e, f))
         n = raw.size
-        e_mean, f_mean, ee, ff, ef = sums / n
+        e_mean, f_mean, ee, ff, ef = (float(one) for one in sums / n)
         scale = camera.gain
         base = float(origin) - camera.offset
         return cls(

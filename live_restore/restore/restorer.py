@@ -254,14 +254,9 @@ class RcanRestorer:
                 "network": self._network_s,
             },
         )
+        engine, norm = self._engine(precision), self.model.card.normalisation
         rounds = result.data.dtype != self.output_dtype
-        probe = PartRestorer(
-            self._engine(precision),
-            self.model.card.normalisation,
-            span,
-            result.pooled,
-            float(rounds),
-        )
+        probe = PartRestorer(engine, norm, span, result.pooled, float(rounds))
         restored = self._examined(restored, probe)
         return replace(restored, data=rounded(restored.data)) if rounds else restored
 
