@@ -104,7 +104,7 @@ def test_a_volume_with_light_enough_is_green(camera):
 
 
 def test_a_volume_with_too_little_light_is_red_and_says_from_where_it_would_hold(camera):
-    found = Guard(camera, envelope(camera)).examine(restored(1.5), Smoother(), 100.0)
+    found = Guard(camera, envelope(camera)).examine(restored(3), Smoother(), 100.0)
     assert found.verdict == "red"
     assert "photoelectrons per voxel; this model was shown to hold from" in " ".join(found.reasons)
     assert found.severity > 1
@@ -150,7 +150,7 @@ def test_few_acquisitions_give_a_bound_without_a_coverage(camera):
 def test_an_invalid_volume_has_no_coverage_and_no_advice(camera):
     raw = restored(40).raw.data
     saturated = np.minimum(raw, np.uint16(np.percentile(raw, 99)))
-    found = Guard(camera, envelope(camera)).examine(restored(raw=saturated), Smoother(), 100.0)
+    found = Guard(camera, envelope(camera)).examine(restored(40, raw=saturated), Smoother(), 100.0)
     assert found.verdict == "red"
     assert (found.is_valid, found.coverage, found.dose) == (False, None, None)
 
@@ -174,7 +174,7 @@ def test_missing_planes_are_left_out_and_named(camera):
     raw = restored(40).raw.data.copy()
     raw[[3, 4]] = 0
     found = Guard(camera, envelope(camera)).examine(
-        restored(raw=raw, missing=(3, 4)), Smoother(), 100.0
+        restored(40, raw=raw, missing=(3, 4)), Smoother(), 100.0
     )
     assert found.verdict == "amber"
     assert "2 planes never came" in found.reasons[0]
