@@ -6,6 +6,7 @@ import time
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,8 @@ class Guard:
             error = with_rounding(nrmse, sample, camera, probe.step)
         gain = moments.gain(overfit) if is_visible else 0.0
         line = gain, moments.mean_raw - gain * moments.mean_restored
-        signs = noise_signs(raw, matched, line, camera)
+        follows = partial(stream.leverage.of, brightness=brightness) if is_visible else None
+        signs = noise_signs(raw, matched, line, camera, follows)
         return Measurement(
             Indicators(clipped[0], clipped[1], signs[0], signs[1], signs[2]),
             moments,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,8 @@ class Indicators:
     cut_off : float
         Fraction of voxels at the least value, where many are piled up.
     correlation : float
-        Largest correlation of the residual's neighbours along y or x, by absolute value; 0 for a camera.
+        Largest correlation of the residual's neighbours along y or x, by absolute value, beyond what the
+        restoration makes of it; 0 for a camera.
     noise_ratio : float or None
         Noise found over noise expected; 1 when gain and read noise are right. None without a
         calibration.
@@ -86,6 +88,7 @@ def noise_signs(
     restored: NDArray[Any],
     line: tuple[float, float],
     camera: CameraCalibration | None,
+    leverage: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> tuple[float, float | None, float | None]:
     """Correlation, ratio and offset of the noise, from what the restoration took away.
 
@@ -97,6 +100,9 @@ def noise_signs(
         Gain and offset that fit `restored` to `raw`, in the camera's photoelectrons, or in counts.
     camera : CameraCalibration or None
         What noise there should be.
+    leverage : callable, optional
+        From restored photoelectrons to how much of its noise each voxel kept. What was kept isn't in the
+        residual; and since neighbours share it, theirs are a little less alike than noise is.
 
     Returns
     -------
@@ -105,7 +111,7 @@ def noise_signs(
     noise_ratio, below_offset : float or None
         See `Indicators`.
     """
-    ratios, products, squares, dark = [], np.zeros(2), np.zeros(1), []
+    ratios, products, squares, dark, kept = [], np.zeros(2), np.zeros(1), [], [0.0]
     for z in _some_planes(raw.shape):
         if camera is None:
             e, f = raw[z].astype(np.float32), restored[z].astype(np.float32)
@@ -119,6 +125,10 @@ def noise_signs(
             residual = e - mean
             residual /= np.sqrt(np.maximum(mean, 0) + np.float32(camera.variance))
             dark.append(float(np.percentile(e[::3, ::3], 1.0)))
+            if leverage is not None:
+                share = leverage(f)
+                residual /= np.sqrt(1 - share)
+                kept.append(float(share.mean()))
         residual -= residual.mean()
         products[0] += np.vdot(residual[1:], residual[:-1]) / residual[1:].size
         products[1] += np.vdot(residual[:, 1:], residual[:, :-1]) / residual[:, 1:].size
@@ -130,6 +140,8 @@ def noise_signs(
             laplacian = residual[1:-1, 1:-1] - np.float32(0.25) * around
             ratios.append(float(np.median(np.abs(laplacian))))
     correlation = float(max(products / max(squares[0], 1e-12), key=abs))
+    if correlation < 0:
+        correlation = min(correlation + float(np.mean(kept[1:] or kept)), 0.0)
     if camera is None or not ratios:
         return correlation, None, None
     ratio = float(np.median(ratios)) * float(_DEVIATION_OF_LAPLACIAN) / _MEDIAN_OF_NORMAL

@@ -134,6 +134,13 @@ class Leverage:
         self.num_parts += 1
         return base
 
+    def of(self, restored: NDArray[np.float32], brightness: Brightness) -> NDArray[np.float32]:
+        """Of each voxel, between 0 and 0.9, in the shape of `restored`, which is in photoelectrons."""
+        x = brightness.regressors(restored)
+        line = np.linalg.solve(self._matrix, self._vector).astype(np.float32)
+        follows = np.clip((line @ x) / x[0], 0, np.float32(0.9))
+        return np.asarray(follows.reshape(restored.shape))
+
     def overfit(self, restored: NDArray[np.float32], brightness: Brightness) -> tuple[float, float]:
         """D, the covariance of a restored volume with its raw one's noise, and its standard error.
 

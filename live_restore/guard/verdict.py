@@ -166,8 +166,8 @@ def _camera(rules: _Rules, found: Findings, limits: Limits) -> None:
         away = abs(math.log(max(seen.noise_ratio, 1e-6)) - middle) / half
         rules.check(
             away,
-            f"the noise is {seen.noise_ratio:.2f} times what the camera's calibration says: wrong gain, or "
-            "another camera mode. Calibrate again with live-restore calibrate",
+            f"the noise is {seen.noise_ratio:.2f} times what the camera's calibration says: wrong gain or another "
+            "camera mode (calibrate again), or structures too fine for this model",
             is_red=True,
             spoils=True,
         )
