@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -202,18 +203,19 @@ def _distances(
         return None, default
     features = np.stack([row for row in rows if row is not None])
     whole = Likeness.of(signals, features)
-    distances = []
+    usual = []
     for field in sorted(set(fields)):
         out = fields == field
         others = Likeness.of(signals[~out], features[~out])
         if others is not None:
-            distances += [
-                others.distance(s, row) for s, row in zip(signals[out], features[out], strict=True)
-            ]
-    if whole is None or not distances:
+            pairs = zip(signals[out], features[out], strict=True)
+            usual.append(float(np.quantile([others.distance(*one) for one in pairs], 0.9)))
+    if whole is None or not usual:
         return None, default
-    # Two such distances share the error that one may make.
-    return whole, round(float(np.quantile(distances, 1 - _ALPHA / 2)) * _SLACK, 4)
+    # Doses of one field are alike: what is usual is told by fields. Two such distances share the error
+    # that one may make.
+    rank = min(math.ceil((len(usual) + 1) * (1 - _ALPHA / 2)), len(usual))
+    return whole, round(sorted(usual)[rank - 1] * _SLACK, 4)
 
 
 def _limits(usable: Sequence[Outcome]) -> Limits:

@@ -14,6 +14,8 @@ __all__ = ["History", "Stream"]
 
 _MOST_STREAMS = 10_000
 
+Light = tuple[float | None, float | None]
+
 
 @dataclass(slots=True)
 class Stream:
@@ -27,11 +29,14 @@ class Stream:
         What the attention looked at of the newest volume.
     newest : int
         Its time point.
+    light : tuple or None
+        Exposure and power of its volumes; with other light a stream begins anew, since its intensities are others.
     """
 
     range: SteadyRange
     pooled: Pooled | None = None
     newest: int = -1
+    light: Light | None = None
 
     def is_next(self, volume: Volume) -> bool:
         """Whether a volume is newer than those before it: older ones come when there is time."""
@@ -51,11 +56,25 @@ class History:
         self._new_range = new_range
         self._streams: OrderedDict[Hashable, Stream] = OrderedDict()
 
+    def of_volume(self, volume: Volume) -> Stream:
+        """The stream of a whole volume: a new one where the light is another."""
+        stream = self.of(volume.key, volume.info)
+        light = volume.exposure_ms, volume.power
+        if stream.light not in (None, light):
+            stream = Stream(self._new_range())
+            self._streams[_name(volume.key, volume.info)] = stream
+        stream.light = light
+        return stream
+
     def of(self, key: VolumeKey, info: AcquisitionInfo) -> Stream:
         """The stream of a volume."""
-        name = (key.acquisition, key.position, key.channel, info.shape_zyx)
+        name = _name(key, info)
         stream = self._streams.setdefault(name, Stream(self._new_range()))
         self._streams.move_to_end(name)
         if len(self._streams) > _MOST_STREAMS:
             self._streams.popitem(last=False)
         return stream
+
+
+def _name(key: VolumeKey, info: AcquisitionInfo) -> Hashable:
+    return (key.acquisition, key.position, key.channel, info.shape_zyx)

@@ -225,7 +225,7 @@ class RcanRestorer:
         counts = open_volume(raw, self._transfer)
         own = counts.measure(self.model.card.normalisation)
         measured = time.monotonic()
-        stream = self._history.of(volume.key, volume.info)
+        stream = self._history.of_volume(volume)
         is_next = stream.is_next(volume)
         span, warning = stream.range.settle(own, is_next)
         looks_back = self.manner.attention == "previous" and not warning
