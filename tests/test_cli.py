@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from live_restore.cli.demo_ladder import Rung, turning_points
 from live_restore.cli.profiles import find_profile
 from live_restore.profile import PublishSettings
 from live_restore.sinks.publisher import Publisher
@@ -52,6 +53,14 @@ def test_the_demo_gains_on_every_volume():
     for volume in result["volumes"]:
         assert volume["ssim_restored"] > volume["ssim_raw"]
         assert volume["latency_s"] > 0
+    # The verdict turns red where the true error crosses the target, give or take one step of the ladder.
+    rungs = [Rung(**one) for one in result["ladder"]]
+    assert len(rungs) == 2 * 8
+    for channel, (crossed, turned) in turning_points(rungs).items():
+        photons = [one.photons for one in rungs if one.channel == channel]
+        assert abs(photons.index(crossed) - photons.index(turned)) <= 1, channel
+    assert not any(one.verdict == "green" and one.true_nrmse > one.target for one in rungs)
+    assert any(one.verdict == "green" for one in rungs)
 
 
 def profile_in(folder, endpoints, **tables):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from live_restore.assessment import Assessment
 from live_restore.errors import SinkError
 from live_restore.profile import WriteSettings
 from live_restore.sinks.writer import Writer, output_path, write_ome_tiff
@@ -39,6 +41,20 @@ def test_a_written_volume_tells_all_to_another_program(tmp_path):
     with TiffStack(files[0], "again") as stack:
         assert stack.info.voxel_size_um == (0.5, 0.1, 0.1)
         assert stack.info.channels == ("DAPI",)
+
+
+def test_a_written_volume_tells_what_the_guard_found(tmp_path):
+    found = Assessment("amber", ("hazy", "dim"), signal=3.25, error=0.31, error_bound=0.4)
+    restored = replace(make_restored(make_volume(STACK)), assessment=found)
+    with Writer(WriteSettings(folder=tmp_path)) as writer:
+        writer.send(restored)
+    (file,) = tmp_path.rglob("*.tif")
+    with tifffile.TiffFile(file) as tiff:
+        root = ElementTree.fromstring(tiff.ome_metadata)
+    told = {m.get("K"): m.text for m in root.findall(".//{*}M")}
+    assert (told["verdict"], told["verdict_reasons"]) == ("amber", "hazy; dim")
+    assert (told["signal_photoelectrons"], told["nrmse_estimate"]) == ("3.25", "0.31")
+    assert "nrmse_bound_coverage" not in told
 
 
 def key(position="0", time=0, channel="DAPI", acquisition="run"):

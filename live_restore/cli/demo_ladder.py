@@ -78,11 +78,11 @@ def show_ladder(console: Any, rungs: Sequence[Rung]) -> None:
 
     target = rungs[0].target
     table = Table(
-        title=f"less and less light, judged without the truth (target: NRMSE {target:g})",
+        title=f"less and less light: NRMSE, true and as the guard judges it (target {target:g})",
         title_justify="left",
     )
-    table.add_column("channel")
-    for name in ("photons", "signal e-", "true NRMSE", "estimated", "at most"):
+    table.add_column("channel", no_wrap=True)
+    for name in ("photons", "signal", "true", "estimated", "bound"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for channel in dict.fromkeys(one.channel for one in rungs):
