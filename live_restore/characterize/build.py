@@ -77,13 +77,12 @@ def build_envelope(
             "stacks are raw and of a high dose"
         )
     first = outcomes[0].stack
-    nz, ny, nx = first.counts.shape
     card = EnvelopeCard(
         model_name=use.name,
         model_sha256=use.sha256,
         camera=camera,
         voxel_size_um=first.voxel_size_um,
-        shape_zyx=(nz, ny, nx),
+        shape_zyx=first.shape_zyx,
         tile_zyx=use.tile_zyx,
         attention=use.attention,
         truth=truth,

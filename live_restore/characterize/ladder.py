@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,28 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from live_restore.assessment import Assessment
-from live_restore.characterize.stacks import HighDose
+from live_restore.characterize.stacks import HighDose, Label
 from live_restore.guard.camera import CameraCalibration
+from live_restore.guard.envelope import Envelope, EnvelopeCard, Specimen
 from live_restore.guard.guard import Guard, Measurement
 from live_restore.guard.look import Probe
 from live_restore.restore.restorer import RcanRestorer
 from live_restore.thinning import thin
 from live_restore.volume import AcquisitionInfo, Restored, Volume, VolumeKey, utc_now
 
-__all__ = ["BLURS", "Outcome", "Pusher", "Step", "doses_for", "true_nrmse"]
+__all__ = [
+    "BLURS",
+    "AtStep",
+    "Outcome",
+    "Pusher",
+    "Step",
+    "as_volume",
+    "at_step",
+    "blur_steps",
+    "doses_for",
+    "signal_of",
+    "true_nrmse",
+]
 
 BLURS = 0.7, 1.0, 1.5, 2.0, 3.0
 """Standard deviations of the blur ladder, in lateral voxels."""
@@ -28,8 +41,12 @@ BLURS = 0.7, 1.0, 1.5, 2.0, 3.0
 _MOST = 0.8  # of the photons: the others are the truth
 _STEPS = 9
 _LEAST_SIGNAL = 0.7  # photoelectrons; no model has held there
+_BLURRED_AT = 30.0  # photoelectrons: enough for the blur to be what is wrong
 _BRIGHTEST = 0.98
 _PARTS = 4  # as the guard probes of a stream's first volume
+
+
+_NOTHING = np.empty((0, 0), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +71,8 @@ class Outcome:
 
     Attributes
     ----------
-    stack : HighDose
-        Which.
+    stack : Label
+        Which; its voxels aren't kept.
     step : Step
         At which.
     signal : float
@@ -65,16 +82,37 @@ class Outcome:
     found : Measurement
         What the guard measured.
     raw, restored : ndarray of float32, (Y, X)
-        Maximum projections.
+        Maximum projections; empty in a `bare` outcome.
     """
 
-    stack: HighDose
+    stack: Label
     step: Step
     signal: float
     nrmse: float
     found: Measurement
     raw: NDArray[np.float32]
     restored: NDArray[np.float32]
+
+    def bare(self) -> Outcome:
+        """The same without its projections."""
+        return replace(self, raw=_NOTHING, restored=_NOTHING)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AtStep:
+    """A stack at a step, in photoelectrons.
+
+    Attributes
+    ----------
+    raw, unseen : ndarray of float32, (Z, Y, X)
+        What the camera would have given, and independent light of the same expectation but for the blur.
+    unseen_noise : float
+        Variance of the noise of `unseen`.
+    """
+
+    raw: NDArray[np.float32]
+    unseen: NDArray[np.float32]
+    unseen_noise: float
 
 
 class Pusher:
@@ -88,13 +126,32 @@ class Pusher:
         Of the stacks.
     seed : int
         Of the noise.
+
+    Attributes
+    ----------
+    guard : Guard
+        Measures.
+    measured : Measurement or None
+        What it measured last.
     """
 
     def __init__(self, camera: CameraCalibration, seed: int = 0) -> None:
         self._camera = camera
         self._seed = seed
+        self._transfer_sigma = (0.0, 0.0, 0.0)
         self.guard = Guard(camera)
         self.measured: Measurement | None = None
+
+    def blur_back(self, transfer_sigma: tuple[float, float, float]) -> None:
+        """From now on, compare with unseen light what is blurred back to its sharpness.
+
+        Parameters
+        ----------
+        transfer_sigma : tuple of float
+            From `measure_transfer`.
+        """
+        self._transfer_sigma = transfer_sigma
+        self.guard = Guard(self._camera, _only_blurring_back(self._camera, transfer_sigma))
 
     def push(
         self, restorer: RcanRestorer, stack: HighDose, steps: Sequence[Step]
@@ -102,28 +159,31 @@ class Pusher:
         """Each step of one stack's ladder."""
         camera = self._camera
         electrons = camera.electrons(stack.counts)
-        signal_variance = _signal_variance(electrons, camera)
         brightness = signal_of(electrons)
+        truth = None if stack.truth is None else _Truth.of(stack.truth, camera)
         for index, step in enumerate(steps):
             rng = np.random.default_rng([self._seed, index, hash_of(stack.name)])
-            low, unseen = _at(electrons, step, camera, rng)
-            counts = np.clip(np.rint(low * camera.gain + camera.offset), 0, 65535)
-            restored = restorer.restore(_volume(stack, counts.astype(np.uint16), index))
+            at = at_step(electrons, step, camera, rng)
+            counts = np.clip(np.rint(at.raw * camera.gain + camera.offset), 0, 65535)
+            volume = as_volume(stack, counts.astype(np.uint16), str(index))
+            restored = restorer.restore(volume).data
             if self.measured is None:
                 raise RuntimeError("the examiner of the restorer isn't this one")
-            if stack.truth is not None:
-                truth = camera.electrons(stack.truth)
-                nrmse = true_nrmse(restored.data, truth, _signal_variance(truth, camera))
+            if truth is not None:
+                nrmse = true_nrmse(restored, truth.electrons, truth.signal_variance)
             else:
-                nrmse = true_nrmse(restored.data, unseen, signal_variance * step.dose**2)
+                # Unseen light is as sharp as the raw volume, no sharper.
+                matched = ndimage.gaussian_filter(restored, self._transfer_sigma, truncate=3.0)
+                variance = float(at.unseen.var(dtype=np.float64)) - at.unseen_noise
+                nrmse = true_nrmse(matched, at.unseen, variance)
             yield Outcome(
-                stack,
+                stack.label,
                 step,
                 brightness * step.dose,
                 nrmse,
                 self.measured,
                 counts.max(axis=0).astype(np.float32),
-                restored.data.max(axis=0).astype(np.float32),
+                restored.max(axis=0).astype(np.float32),
             )
 
     def examine(self, restored: Restored, probe: Probe, restoring_s: float) -> Assessment:  # noqa: ARG002
@@ -137,6 +197,13 @@ def doses_for(stack: HighDose, camera: CameraCalibration) -> list[float]:
     brightness = signal_of(camera.electrons(stack.counts))
     least = min(_LEAST_SIGNAL / max(brightness, 1e-6), _MOST / 4)
     return [float(one) for one in np.geomspace(_MOST, least, _STEPS)]
+
+
+def blur_steps(doses: Sequence[float], brightness: float) -> list[Step]:
+    """The blur ladder, at the dose of the photon ladder that is nearest to thirty photoelectrons."""
+    possible = [one for one in doses if one <= 0.5] or [0.5]
+    dose = min(possible, key=lambda one: abs(math.log(max(one * brightness, 1e-6) / _BLURRED_AT)))
+    return [Step(dose, blur) for blur in BLURS]
 
 
 def signal_of(electrons: NDArray[np.float32]) -> float:
@@ -174,30 +241,90 @@ def hash_of(name: str) -> int:
     return sum((index + 1) * byte for index, byte in enumerate(name.encode())) % 2**31
 
 
-def _signal_variance(electrons: NDArray[np.float32], camera: CameraCalibration) -> float:
-    values = electrons.astype(np.float64)
-    return float(values.var()) - max(float(values.mean()), 0.0) - camera.variance
-
-
-def _at(
+def at_step(
     electrons: NDArray[np.float32],
     step: Step,
     camera: CameraCalibration,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The stack at a step, and independent light of the same expectation, sharp."""
+) -> AtStep:
+    """A stack at a step.
+
+    A blurred one is made from one half of the light, and compared with the other, sharp: blurring leaves some of a
+    voxel's noise in it, which would look like truth.
+    """
     noise = math.sqrt(camera.variance)
     if not step.blur:
-        return thin(electrons, step.dose, noise, rng)
-    sigma = (step.blur / 2, step.blur, step.blur)
-    blurred = ndimage.gaussian_filter(electrons, sigma)
-    return thin(electrons, step.dose, noise, rng, blurred)
+        raw, unseen = thin(electrons, step.dose, noise, rng)
+        return AtStep(raw, unseen, _unseen_noise(electrons, step.dose, camera))
+    half, unseen = thin(electrons, 0.5, noise, rng)
+    blurred = ndimage.gaussian_filter(half, (step.blur / 2, step.blur, step.blur))
+    few = rng.poisson(np.maximum(blurred, 0) * (2 * step.dose)).astype(np.float32)
+    few += np.float32(noise) * rng.standard_normal(few.shape, dtype=np.float32)
+    scale = 2 * step.dose
+    unseen_noise = _unseen_noise(electrons, 0.5, camera) * scale**2
+    return AtStep(few, unseen * np.float32(scale), unseen_noise)
 
 
-def _volume(stack: HighDose, counts: NDArray[np.uint16], index: int) -> Volume:
-    nz, ny, nx = counts.shape
+def as_volume(stack: HighDose, counts: NDArray[np.uint16], name: str) -> Volume:
+    """A volume for the restorer, of an acquisition of its own."""
     info = AcquisitionInfo(
-        f"{stack.name} {index}", (nz, ny, nx), counts.dtype, stack.voxel_size_um, (stack.channel,)
+        f"{stack.name} {name}",
+        stack.shape_zyx,
+        counts.dtype,
+        stack.voxel_size_um,
+        (stack.channel,),
     )
     key = VolumeKey(info.acquisition, "0", 0, stack.channel)
     return Volume(key, info, counts, None, utc_now(), 0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Truth:
+    electrons: NDArray[np.float32]
+    signal_variance: float
+
+    @classmethod
+    def of(cls, truth: NDArray[Any], camera: CameraCalibration) -> _Truth:
+        electrons = camera.electrons(truth)
+        variance = float(electrons.var(dtype=np.float64))
+        if truth.dtype.kind != "f":
+            # Of a camera: with the noise of its own.
+            mean = float(electrons.mean(dtype=np.float64))
+            variance -= max(mean, 0.0) + camera.variance
+        return cls(electrons, variance)
+
+
+def _unseen_noise(electrons: NDArray[np.float32], dose: float, camera: CameraCalibration) -> float:
+    """Variance of the noise of `thin`'s second volume.
+
+    Of each photon chance decided whether it came, which makes (1 - p)² of the stack's own variance, and whether it
+    was kept, p (1 - p) of the whole photoelectrons that were split; as much of the read-out.
+    """
+    mean = max(float(electrons.mean(dtype=np.float64)), 0.0)
+    whole = float(np.rint(np.maximum(electrons, 0)).mean(dtype=np.float64))
+    left = (1 - dose) ** 2 * (mean + camera.variance)
+    left += dose * (1 - dose) * (whole + camera.variance)
+    return left * (dose / (1 - dose)) ** 2
+
+
+def _only_blurring_back(
+    camera: CameraCalibration, sigma: tuple[float, float, float]
+) -> Envelope | None:
+    """For a guard that measures: an envelope that knows by how much the model sharpens, and nothing else."""
+    if not any(sigma):
+        return None
+    card = EnvelopeCard(
+        model_name="",
+        model_sha256="",
+        camera=camera,
+        voxel_size_um=None,
+        shape_zyx=(0, 0, 0),
+        tile_zyx=(0, 0, 0),
+        attention="",
+        truth="unseen photons",
+        specimens=(Specimen(channel="", num_acquisitions=1, curve=(0, 0, 0), photon_ladder=()),),
+        ratios=(),
+        transfer_sigma=sigma,
+        sharpens=True,
+    )
+    return Envelope(card, {}, {})
