@@ -15,6 +15,7 @@ from live_restore import __version__
 from live_restore.cli import (
     bench,
     calibrate,
+    characterize,
     check,
     commands,
     demo,
@@ -52,6 +53,7 @@ _COMMANDS = (
     restore,
     evaluate,
     calibrate,
+    characterize,
     train,
     models,
     bench,
