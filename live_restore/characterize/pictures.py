@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from live_restore.characterize.ladder import Outcome
 from live_restore.characterize.study import Example, Shown
-from live_restore.characterize.summary import holding
+from live_restore.characterize.summary import digits, holding
 from live_restore.guard.envelope import Envelope, Specimen, curve_of
 
 __all__ = ["draw_blur", "draw_bound", "draw_examples", "draw_light"]
@@ -76,7 +76,7 @@ def draw_light(path: Path, specimen: Specimen, outcomes: Sequence[Outcome], targ
     if needed is not None:
         axes.axvspan(needed, max(signals) * 1.25, color=_FLAG, alpha=0.1, linewidth=0)
         axes.annotate(
-            f"holds from {needed:.2g}", (needed, 1.0), xytext=(4, -4), textcoords="offset points",
+            f"holds from {digits(needed)}", (needed, 1.0), xytext=(4, -4), textcoords="offset points",
             color=_FLAG, fontsize=9, weight="bold", va="top",
         )  # fmt: skip
     axes.set_xscale("log")
@@ -165,7 +165,7 @@ def draw_bound(path: Path, envelope: Envelope, outcomes: Sequence[Outcome], targ
         line, envelope.factor * line, "--", color="black", linewidth=1.2,
         label=f"bound: {envelope.factor:.2f} × estimate ({stands})",
     )  # fmt: skip
-    axes.axhline(target, color=_QUIET, linestyle=":", linewidth=1)
+    _target_line(axes, target)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_aspect("equal")
@@ -196,19 +196,20 @@ def draw_examples(path: Path, example: Example, target: float, *, blurred: bool 
     FigureCanvasAgg(figure)
     for column, rung in enumerate(rungs):
         left = _LEFT + column * (_PANEL + _GAP)
-        low, high = _scale(rung.restored)
         broke = rung.nrmse > target
         for row, image in enumerate((rung.raw, rung.restored)):
             bottom = _FOOT + (1 - row) * (tall + _GAP)
             box = left / width, bottom / height, _PANEL / width, tall / height
             axes = figure.add_axes(box)
+            # Of a maximum projection noise takes the peaks: on the restored one's scale dim ones would be white.
+            low, high = _scale(image)
             axes.imshow(image, cmap="gray", vmin=low, vmax=high, aspect="auto")
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():
                 spine.set_color(_GUARD if broke else _PAPER)
                 spine.set_linewidth(2.0)
-        what = f"blur {rung.step.blur:g}" if blurred else f"{rung.signal:.3g} e⁻"
+        what = f"blur {rung.step.blur:g}" if blurred else f"{digits(rung.signal)} e⁻"
         middle = (left + _PANEL / 2) / width
         top = 1 - 0.1 / height
         figure.text(middle, top, what, color=_INK, fontsize=9.5, ha="center", va="top")
@@ -223,7 +224,7 @@ def draw_examples(path: Path, example: Example, target: float, *, blurred: bool 
             0.15 / width, y / height, text, color=_INK, fontsize=9.5, rotation=90, ha="center", va="center"
         )  # fmt: skip
     caption = (
-        f"{example.stack.name}: brightest part, maximum projections, one grey scale per column. "
+        f"{example.stack.name}: brightest part, maximum projections, each on its own grey scale. "
         f"Orange with ✕: an NRMSE above {target:g}"
     )
     figure.text(_LEFT / width, 0.1 / height, caption, color=_INK, fontsize=7.5)

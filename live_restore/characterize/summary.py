@@ -7,7 +7,16 @@ from typing import Any
 
 from live_restore.guard.envelope import Envelope, Specimen, curve_of
 
-__all__ = ["BLIND", "NRMSE", "Holding", "as_document", "bound_in_words", "holding", "sharpness"]
+__all__ = [
+    "BLIND",
+    "NRMSE",
+    "Holding",
+    "as_document",
+    "bound_in_words",
+    "digits",
+    "holding",
+    "sharpness",
+]
 
 NRMSE = (
     "NRMSE: root mean squared error of the restored volume, but for gain and offset, over the standard "
@@ -51,18 +60,23 @@ class Holding:
     def __str__(self) -> str:
         if self.from_signal is None:
             held = (
-                f"at no light that was tried (up to {self.brightest:.3g} photoelectrons per voxel) nine of ten "
+                f"at no light that was tried (up to {digits(self.brightest)} photoelectrons per voxel) nine of ten "
                 f"fields had an NRMSE of {self.target:g}"
             )
         else:
-            held = f"holds from {self.from_signal:.2g} photoelectrons per voxel for an NRMSE of {self.target:g}"
+            held = f"holds from {digits(self.from_signal)} photoelectrons per voxel for an NRMSE of {self.target:g}"
             held += " (the least that was tried)" if self.is_least else ""
         if self.enough is None:
-            return f"{held}; more light gained up to the brightest that was tried, {self.brightest:.3g}"
+            return f"{held}; more light gained up to the brightest that was tried, {digits(self.brightest)}"
         return (
-            f"{held}; more light than {self.enough:.2g} gains next to nothing (an NRMSE of about "
+            f"{held}; more light than {digits(self.enough)} gains next to nothing (an NRMSE of about "
             f"{self.floor:.2f} remains)"
         )
+
+
+def digits(value: float) -> str:
+    """Two digits and more, never with an exponent."""
+    return f"{value:.2g}" if value < 9.95 else f"{value:.0f}"
 
 
 def holding(specimen: Specimen, target: float) -> Holding:
