@@ -28,6 +28,7 @@ MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 MICRO_MANAGER = (ROOT / "docs" / "micro-manager.md").read_text(encoding="utf-8")
 FILES = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
 CALIBRATION = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
+TRUST = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
 CLIENT = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -55,7 +56,7 @@ def test_the_readme_has_the_two_commands_that_do_everything():
     "command",
     [
         command
-        for text in (README, MODELS, MICRO_MANAGER, FILES, CALIBRATION)
+        for text in (README, MODELS, MICRO_MANAGER, FILES, CALIBRATION, TRUST)
         for command in commands(text)
     ],
 )

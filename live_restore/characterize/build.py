@@ -102,7 +102,7 @@ def _ratios(outcomes: Sequence[Outcome], rng: np.random.Generator) -> list[float
     """
     fields: dict[tuple[str, str], list[float]] = defaultdict(list)
     for one in outcomes:
-        if not one.step.blur and one.found.error is not None and one.nrmse < _USABLE:
+        if not one.step.blur and one.found.error is not None and one.found.error < _USABLE:
             fields[one.stack.channel, one.stack.field_of_view].append(one.nrmse / one.found.error)
     return [ratios[rng.integers(len(ratios))] for ratios in fields.values()]
 
