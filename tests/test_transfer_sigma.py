@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from live_restore.characterize.ladder import Pusher, Step
 from live_restore.characterize.stacks import HighDose
 from live_restore.characterize.transfer import measure_transfer, transfer_between
 from live_restore.guard.camera import find_camera
 from live_restore.simulation import Camera, Optics, Specimen
 from live_restore.simulation.microscope import photon_rate
 from live_restore.simulation.specimen import Grid
+from tests.conftest import make_restored
 
 CAMERA = find_camera("demo")
 SHAPE = (16, 64, 64)
@@ -32,6 +34,18 @@ class Fake:
 @dataclass
 class Fakes:
     data: np.ndarray
+
+
+class Unmoved:
+    """A probe of a restoration that doesn't depend on what it is given: it follows no noise."""
+
+    pooled = None
+
+    def as_volume(self, counts):
+        return np.full_like(counts, 200)
+
+    def by_itself(self, counts, like):
+        return np.full_like(counts, 200)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +95,30 @@ def test_what_undoes_a_blur_is_blurred_back_by_it(sigma, truths):
     # In plane within 10 %; along z the window of 16 planes blurs the spectrum.
     assert found[1] == pytest.approx(sigma[1], rel=0.1)
     assert found[0] == pytest.approx(sigma[0], abs=0.3)
+
+
+def test_what_sharpens_is_compared_at_the_raw_sharpness(truths):
+    """Without its transfer function known, a perfect restoration would look wrong, to truth and guard."""
+    sigma = (0.0, 1.5, 1.5)
+    (stack,) = stacks(truths[:1], sigma)
+    pusher = Pusher(CAMERA)
+
+    def restore(volume):
+        data = truths[0] * np.float32(CAMERA.gain) + np.float32(CAMERA.offset)
+        restored = make_restored(volume)
+        pusher.examine(replace(restored, data=data), Unmoved(), 0.1)
+        return Fakes(data)
+
+    fake = Fakes(None)
+    fake.restore = restore
+    found = {}
+    for back in ((0.0, 0.0, 0.0), sigma):
+        pusher.blur_back(back)
+        (found[back],) = pusher.push(fake, stack, [Step(0.5)])
+    sharp, blurred = found.values()
+    assert blurred.nrmse < 0.1 < 0.2 < sharp.nrmse
+    assert blurred.found.error < 0.1 < 0.2 < sharp.found.error
+    assert blurred.found.error == pytest.approx(blurred.nrmse, abs=0.05)
 
 
 def test_gain_and_offset_of_the_restoration_do_not_matter(truths):

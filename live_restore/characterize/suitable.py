@@ -79,6 +79,8 @@ def check_stack(stack: HighDose, camera: CameraCalibration) -> list[str]:
         It is saturated or too dim.
     """
     saturated, cut_off = clipped_fractions(stack.counts, camera.saturation)
+    # Also at another limit than the camera's, as of a file of fewer bits.
+    saturated = max(saturated, clipped_fractions(stack.counts, None)[0])
     if saturated > _SATURATED:
         raise CalibrationError(
             f"{stack.name}: {saturated:.2%} of the voxels are saturated, so that its brightest structures "

@@ -150,9 +150,10 @@ def _output(options: argparse.Namespace, model: Model) -> Path:
     """
     from live_restore.errors import ProfileError
     from live_restore.guard.envelope import envelope_beside
+    from live_restore.restore.model_folder import find_model
 
     path: Path = options.output or envelope_beside(model.path)
-    if options.output is None and str(options.model) == "default":
+    if options.output is None and model.path == find_model("default"):
         raise ProfileError(
             "characterize: the default model came with the program, and its envelope with it; say where to "
             "write yours, with --output FILE.envelope"
