@@ -87,7 +87,7 @@ def characterized(folder, tmp_path_factory):
     done = live_restore(
         "characterize", "default", "--stacks", folder / "stacks", "--camera", "demo",
         "--channel", "nuclei", "--output", output / "mine.envelope", "--report", output / "report",
-        "--device", "cpu", "--json",
+        "--device", "cpu", "--json", timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done, output

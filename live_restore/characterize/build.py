@@ -19,11 +19,12 @@ from live_restore.guard.envelope import Envelope, EnvelopeCard, Limits, Rung, Sp
 from live_restore.guard.shift import Likeness
 from live_restore.volume import ModelUse
 
-__all__ = ["build_envelope"]
+__all__ = ["FEWEST_ALIKE", "build_envelope"]
 
 _USABLE = 0.7  # NRMSE: worse results teach nothing of what good ones look like
 _ALPHA = 0.1
-_FEWEST_FIELDS = 4  # that a distance can be told from
+FEWEST_ALIKE = 4
+"""Fields of view from which it can be told what is unlike them."""
 _SLACK = 1.1
 
 Array = NDArray[np.float64]
@@ -98,12 +99,14 @@ def build_envelope(
 def _ratios(outcomes: Sequence[Outcome], rng: np.random.Generator) -> list[float]:
     """True over estimated error: of each field of view at one dose, where an error was estimated.
 
-    Doses and time points of a field share its structures: they are no independent evidence.
+    Doses, time points and channels of a field share its cells, their focus and their light: they are no
+    independent evidence. Chosen by the estimate, which is known live; leaving out what failed unseen would
+    make the bound too good.
     """
-    fields: dict[tuple[str, str], list[float]] = defaultdict(list)
+    fields: dict[str, list[float]] = defaultdict(list)
     for one in outcomes:
         if not one.step.blur and one.found.error is not None and one.found.error < _USABLE:
-            fields[one.stack.channel, one.stack.field_of_view].append(one.nrmse / one.found.error)
+            fields[one.stack.field_of_view].append(one.nrmse / one.found.error)
     return [ratios[rng.integers(len(ratios))] for ratios in fields.values()]
 
 
@@ -198,7 +201,7 @@ def _distances(
 ) -> tuple[Likeness | None, float]:
     """What is usual, and the distance beyond which a volume isn't: from fields that were left out in turn."""
     default = Limits().likeness
-    if len(set(fields)) < _FEWEST_FIELDS or any(row is None for row in rows):
+    if len(set(fields)) < FEWEST_ALIKE or any(row is None for row in rows):
         return None, default
     features = np.stack([row for row in rows if row is not None])
     whole = Likeness.of(signals, features)

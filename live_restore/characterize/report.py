@@ -104,7 +104,7 @@ def _write(folder: Path, envelope: Envelope, study: Study, target: float) -> lis
     bound = picture("bound")
     draw_bound(bound, envelope, study.outcomes, target)
     body.append(_bound_text(envelope, bound))
-    body.append(_limits(card))
+    body.append(_limits(envelope))
     page = folder / "report.html"
     part = page.with_name(page.name + ".part")
     title = f"Where {card.model_name} holds"
@@ -140,8 +140,8 @@ def _light_text(card: EnvelopeCard, specimen: Specimen) -> str:
         "medians, bars what nine of ten stay below, crosses what the guard says of the same volumes without "
         "knowing the truth. The black line is the fit to the medians, NRMSE² = "
         f"{b:.3g} + {c:.3g}/S + {d:.3g}/S²: its first term is what no light removes, the second the photons' "
-        f"noise, the third the camera's. The green region is where the target was met by nine of ten "
-        f"of {specimen.num_acquisitions} fields. S is the brightness of bright structures above the rest, in "
+        f"noise, the third the camera's. The green region is where nine of ten fields met the target "
+        f"({specimen.num_acquisitions} were there). S is the brightness of bright structures above the rest, in "
         f"photoelectrons of the camera {escape(card.camera.name)}.</p>"
     )
 
@@ -171,7 +171,8 @@ def _table(rungs: tuple[Rung, ...], first: str) -> str:
     return f"<table><tr>{head}</tr>{rows}</table>"
 
 
-def _limits(card: EnvelopeCard) -> str:
+def _limits(envelope: Envelope) -> str:
+    card = envelope.card
     voxel = card.voxel_size_um
     tile = "x".join(map(str, card.tile_zyx))
     rows = [
@@ -188,8 +189,8 @@ def _limits(card: EnvelopeCard) -> str:
             (f"signal{name}", "{:.2g} to {:.3g} photoelectrons were tried".format(*specimen.signal_range)),
             (f"noise over the calibration's{name}", f"{low:.2f} to {high:.2f}"),
             (f"correlation of neighbouring noise{name}", f"up to {limits.correlation:.2f}"),
-            (f"unlike these stacks{name}", f"beyond {limits.likeness:.2f} standard deviations"),
-            (f"finer or coarser than these{name}", f"beyond {limits.fineness:.2f} standard deviations"),
+            (f"unlike these stacks{name}", _beyond(limits.likeness, specimen.channel in envelope.likeness)),
+            (f"finer or coarser than these{name}", _beyond(limits.fineness, specimen.channel in envelope.fineness)),
         ]  # fmt: skip
     cells = "".join(f"<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for a, b in rows)
     return (
@@ -197,6 +198,10 @@ def _limits(card: EnvelopeCard) -> str:
         f"tiles of another shape where attention is per tile, it says nothing.</p>\n<table>{cells}</table>"
         f'<p class="note">Made with live_restore {escape(card.made_with)}, {card.made_at:%Y-%m-%d %H:%M} UTC.</p>'
     )
+
+
+def _beyond(limit: float, is_known: bool) -> str:
+    return f"beyond {limit:.2f} standard deviations" if is_known else "can't be told"
 
 
 def _sentence(text: str) -> str:

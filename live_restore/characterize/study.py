@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from live_restore.characterize.build import FEWEST_ALIKE
 from live_restore.characterize.ladder import (
     BLURS,
     Outcome,
@@ -171,7 +172,12 @@ def study_stacks(
     if num_fields < FEWEST_FIELDS:
         warnings.append(
             f"{num_fields} fields of view: no coverage can be stated for the error bound from fewer than "
-            f"{FEWEST_FIELDS}. Time points of a field count as one"
+            f"{FEWEST_FIELDS}. Time points and channels of a field count as one"
+            + (
+                ""
+                if num_fields >= FEWEST_ALIKE
+                else f". What is unlike them can't be told from fewer than {FEWEST_ALIKE}"
+            )
         )
     return Study(outcomes, use, sigma, examples, warnings)
 
