@@ -20,6 +20,7 @@ from live_restore.interfaces import StopSignal
 from live_restore.profile import AcquisitionSource
 from live_restore.sources.acquisition import OwnAcquisition
 from live_restore.sources.frames import find_frame_files, read_frames
+from live_restore.sources.variation import Variation
 from live_restore.volume import Plane
 
 __all__ = ["CalibrationFolder", "LiveCamera", "read_series", "read_stack"]
@@ -231,7 +232,7 @@ class LiveCamera:
         SourceError
             The acquisition failed.
         """
-        events = self._source.events(StopSignal(), exposure_ms)
+        events = self._source.events(StopSignal(), Variation(exposure_ms))
         frames = [event.data for event in events if isinstance(event, Plane)]
         expected = self._settings.num_times
         if len(frames) < expected:

@@ -29,6 +29,7 @@ from live_restore.profile import AcquisitionSource, DoseSettings
 from live_restore.sources.acquisition import ACQUIRE, END, STOP
 from live_restore.sources.adjusting import AcquisitionLight
 from live_restore.sources.child import GONE, LIGHT, Orders, end_at_once, read_adjustment
+from live_restore.sources.variation import Variation, borrowed_light
 
 __all__ = ["Microscope", "acquisition_events", "main"]
 
@@ -74,6 +75,7 @@ class Microscope:
     ) -> None:
         self._settings = settings
         self._publisher = publisher
+        self._tell_light = tell_light
         self._core = _open_core(settings, micro_manager)
         for name, value in settings.properties.items():
             self._set(name, value)
@@ -88,19 +90,26 @@ class Microscope:
         if dose.is_watched:
             self.light = AcquisitionLight(self._core, dose, settings, tell_light)
 
-    def acquire(self, stop: threading.Event, exposure_ms: float | None = None) -> str:
+    def acquire(self, stop: threading.Event, variation: Variation | None = None) -> str:
         """Acquire to the end; how it ended: "finished", "stopped" or what went wrong.
 
         Parameters
         ----------
         stop : threading.Event
             Set from another thread, it aborts the acquisition.
-        exposure_ms : float, optional
-            Of all planes, instead of the profile's.
+        variation : Variation, optional
+            Of the profile's acquisition; its light is given back afterwards.
         """
-        settings = self._settings
-        if exposure_ms is not None:
-            settings = settings.model_copy(update={"exposure_ms": exposure_ms})
+        if variation is None:
+            return self._acquire(stop, self._settings)
+        settings = variation.of(self._settings)
+        try:
+            with borrowed_light(self._core, settings, variation, self._tell_light):
+                return self._acquire(stop, settings)
+        except SourceError as error:
+            return str(error)
+
+    def _acquire(self, stop: threading.Event, settings: AcquisitionSource) -> str:
         exposure = settings.exposure_ms
         if not isinstance(exposure, tuple):
             self._core.set_exposure(exposure)
@@ -241,9 +250,9 @@ def main() -> None:
     for word in iter(words.get, END):
         if word == GONE:
             break
-        order, _, exposure_ms = word.partition(" ")
+        order, _, variation = word.partition(" ")
         if order == ACQUIRE:
-            reason = microscope.acquire(stop, float(exposure_ms) if exposure_ms else None)
+            reason = microscope.acquire(stop, Variation.from_word(variation) if variation else None)
             publisher.finish(reason)
             sender.say(SourceHeader(sender=identity, ended=reason))
     microscope.close()

@@ -22,6 +22,7 @@ from live_restore.sources.child import ChildProcess
 from live_restore.sources.incoming import Incoming
 from live_restore.sources.micro_manager_folder import micro_manager_folder
 from live_restore.sources.plane_port import PlanePort
+from live_restore.sources.variation import Variation
 from live_restore.volume import SourceState
 
 __all__ = ["ACQUIRE", "END", "STOP", "OwnAcquisition"]
@@ -90,6 +91,8 @@ class OwnAcquisition:
         traceback: TracebackType | None,
     ) -> None:
         if not self._child.is_left:
+            if error is not None and self._settings.save_folder is None:
+                self._child.tell(STOP)  # its planes go nowhere, and light kills
             self._child.tell(END)
             if not self._child.await_end(_END_S):
                 logger.warning("the acquiring process doesn't end by itself and is killed")
@@ -101,12 +104,12 @@ class OwnAcquisition:
         self._child.tell_adjustment(adjustment)
 
     def events(
-        self, stop: StopSignal, exposure_ms: float | None = None
+        self, stop: StopSignal, variation: Variation | None = None
     ) -> Generator[Event, None, None]:
-        """See `Source.events`; may be called again, with another exposure than the profile's too."""
+        """See `Source.events`; may be called again, and for other acquisitions than the profile's too."""
         incoming = self._incoming
         stop.call(self._port.wake)
-        self._child.tell(ACQUIRE if exposure_ms is None else f"{ACQUIRE} {exposure_ms!r}")
+        self._child.tell(f"{ACQUIRE} {variation.as_word()}" if variation else ACQUIRE)
         reason, is_stopping = "", False
         while not reason:
             if stop.is_set() and not is_stopping:
