@@ -146,18 +146,18 @@ class Truth:
     def without(self, number: int | None) -> Electrons:
         """Mean of the stacks, in photoelectrons, but for one of them."""
         others = [one for index, one in enumerate(self._stacks) if index != number]
-        return np.mean(others, axis=0, dtype=np.float32)
+        return np.asarray(np.mean(others, axis=0), dtype=np.float32)
 
     def variance(self, number: int | None) -> float:
         """Of the noise-free volume behind `without`.
 
-        From two stacks' covariance, which no camera model has a part in; of a single one, what its noise leaves.
+        The camera's noise is taken off. (Of two stacks the covariance would do without a camera, but the second has
+        bleached: 2 % between the two made an NRMSE of 0.14 come out as 0.19 and 0.05.)
         """
-        if len(self._stacks) > 1:
-            one, other = (self._stacks[i].astype(np.float64) for i in (0, 1))
-            return float(np.mean((one - one.mean()) * (other - other.mean())))
+        num = len(self._stacks) - (number is not None)
         values = self.without(number).astype(np.float64)
-        return float(values.var()) - max(float(values.mean()), 0.0) - self._camera.variance
+        noise = max(float(values.mean()), 0.0) + self._camera.variance
+        return float(values.var()) - noise / num
 
     @property
     def num_stacks(self) -> int:
@@ -269,7 +269,7 @@ class Drift:
         """Both against the brightest stack, in which most is to be seen."""
         bright = field.steps[-1].stacks[0]
         found = [
-            measure_shift(np.mean(step.stacks, axis=0, dtype=np.float32), bright)
+            measure_shift(np.asarray(np.mean(step.stacks, axis=0)), bright)
             for step in (field.steps[0], field.bracket)
         ]
         z, y, x = (before - after for before, after in zip(*found, strict=True))

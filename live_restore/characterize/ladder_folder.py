@@ -180,6 +180,7 @@ class LadderFolder:
 
     def fields(self) -> Iterator[LadderField]:
         """Each field of view that was taken to its end, read when it is asked for."""
+        own = self.path.resolve().name
         for number, name in enumerate(self.card.fields):
             taken = [one for one in self.card.stacks if one.field == number and one.kind != "dark"]
             bracket = [one for one in taken if one.kind == "bracket"]
@@ -188,7 +189,7 @@ class LadderFolder:
             steps = sorted({one.step for one in taken if one.kind == "step"})
             rungs = [[o for o in taken if (o.kind, o.step) == ("step", step)] for step in steps]
             yield LadderField(
-                f"{self.path.name} {name}" if len(self.card.fields) > 1 else self.path.name,
+                f"{own} {name}" if len(self.card.fields) > 1 else own,
                 self.card.channel,
                 self.card.voxel_size_um,
                 tuple(self._step(ones) for ones in rungs),

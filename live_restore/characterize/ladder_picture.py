@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ _SIZE, _DPI = (8.2, 5.2), 140  # inches
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito's
 _CURVE, _TARGET, _ENOUGH = "black", "#b00020", "#009e73"
 _NAMED = 6  # fields
+_HEADING_COLUMNS = 100
 
 
 def draw_ladder(
@@ -58,7 +60,7 @@ def draw_ladder(
         if told:
             axes.plot(
                 *zip(*told, strict=True), "D", mfc="none", color=colour, markersize=7,
-                label="the guard's estimate" if number == 0 else None,
+                label="the guard's estimate" if number == len(climbs) - 1 else None,
             )  # fmt: skip
     doses = np.geomspace(advice.rows[0].dose / 1.4, advice.rows[-1].dose * 1.6, 200)
     axes.plot(
@@ -89,9 +91,8 @@ def draw_ladder(
     axes.set_ylabel("NRMSE of the restored stack")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.legend(fontsize=8, loc="upper right")
-    figure.text(
-        0.09, 0.94, f"{card.channel}: {sentence}", fontsize=10, weight="bold", va="top", wrap=True
-    )
+    heading = textwrap.fill(f"{card.channel}: {sentence}", _HEADING_COLUMNS)
+    figure.text(0.09, 0.96, heading, fontsize=9, weight="bold", va="top")
     part = path.with_name(path.name + ".part")
     figure.savefig(part, format="png", dpi=_DPI, facecolor="white")
     part.replace(path)

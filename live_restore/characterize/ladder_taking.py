@@ -127,8 +127,9 @@ def plan_ladder(
 
 
 class LadderMicroscope:
-    """The microscope of a plan; its hardware is loaded once, in the acquisition's process, which also gives back the
-    light after each step.
+    """The microscope of a plan.
+
+    Its hardware is loaded once, in the acquisition's process, which also gives back the light after each step.
 
     Parameters
     ----------

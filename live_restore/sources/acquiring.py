@@ -36,6 +36,7 @@ __all__ = ["Microscope", "acquisition_events", "main"]
 logger = logging.getLogger(__name__)
 
 _SEND_REST_S = 60.0
+_LOOK_S = 0.5
 
 
 class Microscope:
@@ -131,13 +132,15 @@ class Microscope:
         acquisition.mark_finished()
         logger.info("acquiring %d planes", len(events))
         ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        over = threading.Event()
         waiting = threading.Thread(target=_await_end, args=(acquisition, ended), name="waiting")
         waiting.start()
         aborting = threading.Thread(
-            target=_abort_when, args=(acquisition, stop, ended), name="aborting", daemon=True
+            target=_abort_when, args=(acquisition, stop, over, ended), name="aborting", daemon=True
         )
         aborting.start()
         reason = ended.get()
+        over.set()
         if reason == "stopped":
             waiting.join()
         if self.light is not None:
@@ -301,8 +304,17 @@ def _await_end(acquisition: Any, ended: queue.SimpleQueue[str]) -> None:
         ended.put("finished")
 
 
-def _abort_when(acquisition: Any, stop: threading.Event, ended: queue.SimpleQueue[str]) -> None:
-    stop.wait()
+def _abort_when(
+    acquisition: Any,
+    stop: threading.Event,
+    over: threading.Event,
+    ended: queue.SimpleQueue[str],
+) -> None:
+    while not stop.wait(_LOOK_S):
+        if over.is_set():
+            return
+    if over.is_set():  # of several acquisitions only the one that runs is aborted
+        return
     ended.put("stopped")
     acquisition.abort()
     # abort() also forgets a finish that is still queued, and would then never end.

@@ -173,12 +173,12 @@ def _give_back(core: Any, exposure: float, light: _Property | None) -> None:
         except Exception as error:  # noqa: BLE001 - the core has no narrower one
             logger.error(
                 "%s isn't as you had set it: set it to %g (%s)", light.name, light.own, error
-            )  # noqa: TRY400
+            )
         else:
             logger.info("%s is at %g again", light.name, value)
     try:
         core.set_exposure(exposure)
     except Exception as error:  # noqa: BLE001 - the core has no narrower one
-        logger.error("the exposure isn't as you had set it: set it to %g ms (%s)", exposure, error)  # noqa: TRY400
+        logger.error("the exposure isn't as you had set it: set it to %g ms (%s)", exposure, error)
     else:
         logger.info("the exposure is %g ms again", float(core.get_exposure()))
