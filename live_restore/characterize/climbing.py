@@ -134,7 +134,7 @@ def climb(
             use = restored.model
             dose = doses[step.value, number]
             outcome = Outcome(
-                stack,
+                stack.label,
                 Step(dose / top_dose),
                 truth.signal * dose / top_dose,
                 true_nrmse(restored.data, truth.without(without), truth.variance(without)),

@@ -14,7 +14,6 @@ from scipy import ndimage
 from live_restore.assessment import Assessment
 from live_restore.characterize.stacks import HighDose, Label
 from live_restore.guard.camera import CameraCalibration
-from live_restore.guard.envelope import Envelope, EnvelopeCard, Specimen
 from live_restore.guard.guard import Guard, Measurement
 from live_restore.guard.look import Probe
 from live_restore.restore.restorer import RcanRestorer
@@ -151,7 +150,7 @@ class Pusher:
             From `measure_transfer`.
         """
         self._transfer_sigma = transfer_sigma
-        self.guard = Guard(self._camera, _only_blurring_back(self._camera, transfer_sigma))
+        self.guard = Guard(self._camera, transfer_sigma=transfer_sigma)
 
     def push(
         self, restorer: RcanRestorer, stack: HighDose, steps: Sequence[Step]
@@ -305,26 +304,3 @@ def _unseen_noise(electrons: NDArray[np.float32], dose: float, camera: CameraCal
     left = (1 - dose) ** 2 * (mean + camera.variance)
     left += dose * (1 - dose) * (whole + camera.variance)
     return left * (dose / (1 - dose)) ** 2
-
-
-def _only_blurring_back(
-    camera: CameraCalibration, sigma: tuple[float, float, float]
-) -> Envelope | None:
-    """For a guard that measures: an envelope that knows by how much the model sharpens, and nothing else."""
-    if not any(sigma):
-        return None
-    card = EnvelopeCard(
-        model_name="",
-        model_sha256="",
-        camera=camera,
-        voxel_size_um=None,
-        shape_zyx=(0, 0, 0),
-        tile_zyx=(0, 0, 0),
-        attention="",
-        truth="unseen photons",
-        specimens=(Specimen(channel="", num_acquisitions=1, curve=(0, 0, 0), photon_ladder=()),),
-        ratios=(),
-        transfer_sigma=sigma,
-        sharpens=True,
-    )
-    return Envelope(card, {}, {})

@@ -95,6 +95,8 @@ class Guard:
         Share of the restoration's time.
     seed : int
         Of the probes' noise.
+    transfer_sigma : tuple of float, optional
+        Blurs the restored volume back to the raw one's sharpness, see `EnvelopeCard`; the envelope's without it.
     """
 
     def __init__(
@@ -104,7 +106,11 @@ class Guard:
         target_nrmse: float = 0.35,
         budget: float = 0.1,
         seed: int = 0,
+        transfer_sigma: tuple[float, float, float] | None = None,
     ) -> None:
+        if transfer_sigma is None:
+            transfer_sigma = envelope.card.transfer_sigma if envelope else (0.0, 0.0, 0.0)
+        self._transfer_sigma = transfer_sigma
         self.camera = camera
         self.envelope = envelope
         self._target = target_nrmse
@@ -298,10 +304,12 @@ class Guard:
 
     def _blurred_back(self, data: NDArray[Any]) -> NDArray[Any]:
         """A sharpened volume at the raw one's sharpness; others as they are."""
-        if self.envelope is None or not self.envelope.card.sharpens:
+        if not any(self._transfer_sigma):
             return data
-        sigma = self.envelope.card.transfer_sigma
-        return np.asarray(ndimage.gaussian_filter(data.astype(np.float32), sigma, truncate=3.0))
+        smooth = ndimage.gaussian_filter(
+            data.astype(np.float32), self._transfer_sigma, truncate=3.0
+        )
+        return np.asarray(smooth)
 
     def _stream(self, restored: Restored) -> _Stream:
         key = restored.key
