@@ -128,7 +128,7 @@ def test_check_of_a_good_profile_is_all_ok(tmp_path, endpoints):
     (tmp_path / "today").mkdir()
     done = live_restore("check", profile_in(tmp_path, endpoints))
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ok") == 4
+    assert done.stdout.count("ok") == 5
     assert "FAILED" not in done.stdout
 
 

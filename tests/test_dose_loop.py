@@ -69,7 +69,7 @@ def run(monkeypatch, tmp_path):
         read = lambda: parse_profile(file.read_text(encoding="utf-8"), file)  # noqa: E731
         service = Service(read(), read_profile=read)
         monkeypatch.setattr(service_module, "open_sinks", lambda *_: {"a": collector})
-        monkeypatch.setattr(reloading, "open_restorer", lambda _: Judging(finds))
+        monkeypatch.setattr(reloading, "open_restorer", lambda *_: Judging(finds))
         results = []
         thread = threading.Thread(target=lambda: results.append(service.run()))
         thread.start()
