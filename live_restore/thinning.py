@@ -26,8 +26,9 @@ def thin(
 
     With e photoelectrons measured with the variance q of the read-out, n = round(max(e, 0)) and p the
     dose: A ~ Binomial(n, p) + p (e - n) has the mean p e and shares read-out noise with e - A. Noise of
-    variance p (1 - p) q, added to A and taken from e - A, makes the two uncorrelated; (1 - p) q more
-    gives A the read-out noise of a real exposure.
+    variance p (1 - p) (q - n + e), added to A and taken from e - A, makes the two uncorrelated (where n is above e,
+    as in the dark, the binomial scatters more than light would, by as much); (1 - p) q more gives A the
+    read-out noise of a real exposure.
 
     Parameters
     ----------
@@ -55,7 +56,10 @@ def thin(
     whole = np.rint(np.maximum(electrons, 0))
     raw = rng.binomial(whole.astype(np.int64), dose).astype(np.float32)
     raw += np.float32(dose) * (electrons - whole)
-    raw += _noise(electrons.shape, dose * (1 - dose) * variance, rng)
+    left = np.maximum(variance - (whole - electrons), 0)
+    raw += np.sqrt(np.float32(dose * (1 - dose)) * left) * rng.standard_normal(
+        electrons.shape, dtype=np.float32
+    )
     truth = (electrons - raw) * np.float32(dose / (1 - dose))
     return raw + _noise(electrons.shape, (1 - dose) * variance, rng), truth
 

@@ -174,18 +174,18 @@ def test_a_grainy_truth_differs_from_voxel_to_voxel():
 
 
 @pytest.mark.parametrize("dose", [0.05, 0.5])
-@pytest.mark.parametrize("signal", [2.0, 40.0])
+@pytest.mark.parametrize("signal", [0.0, 0.3, 2.0, 40.0])
 def test_thinned_photons_are_those_of_a_lower_dose(dose, signal):
     rng = np.random.default_rng(0)
     n = 400_000
     electrons = (rng.poisson(signal, n) + 1.5 * rng.standard_normal(n)).astype("f4")
     raw, truth = thin(electrons, dose, 1.5, rng)
-    # At 2 electrons clipping at zero shifts some read noise; else sampling errors only.
+    # Sampling errors; in the dark 0.4 % more, where read noise lies far below zero.
     assert raw.mean() == pytest.approx(dose * signal, rel=0.02, abs=0.01)
     assert truth.mean() == pytest.approx(dose * signal, rel=0.02, abs=0.01)
-    assert raw.var() == pytest.approx(dose * signal + 1.5**2, rel=0.03)
+    assert raw.var() == pytest.approx(dose * signal + 1.5**2, rel=0.012)
     correlation = np.corrcoef(raw, truth)[0, 1]
-    assert abs(correlation) < 0.02, "what is learned must not know the raw half's noise"
+    assert abs(correlation) < 0.01, "what is learned must not know the raw half's noise"
 
 
 def test_a_blurred_half_is_blurred_and_its_truth_is_sharp():
