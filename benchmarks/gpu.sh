@@ -9,3 +9,4 @@ for precision in float32 float16; do
 done
 timeout 480 python benchmarks/engine_gpu.py
 python benchmarks/real_stacks.py --device cuda
+timeout 200 python benchmarks/guard.py --device cuda --only cost

@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("--fields", type=int, default=6, help="specimens of each kind")
     parser.add_argument("--times", type=int, default=6, help="time points of each")
     parser.add_argument("--envelope", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("stacks", nargs="*", type=Path, help="real ones; the tests' without")
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--csv", type=Path, help="each volume on a line")
     options = parser.parse_args()
@@ -60,12 +62,12 @@ def main() -> None:
     guard = Guard(find_camera("demo"), envelope, TARGET)
     rows: list[Row] = []
     manner = Manner(attention="previous", normalisation="running")
-    with RcanRestorer(model, "cpu", manner=manner, examiner=guard) as restorer:
+    with RcanRestorer(model, options.device, manner=manner, examiner=guard) as restorer:
         sets = {
             "ladder": lambda: cases.inside(options.fields),
             "held out": lambda: cases.held_out(options.fields),
             "structures": lambda: cases.structures(max(1, options.fields // 2)),
-            "real": cases.real,
+            "real": lambda: cases.real(options.stacks),
             "outside": lambda: cases.outside(options.fields),
         }
         for part in only:
@@ -75,7 +77,7 @@ def main() -> None:
                 print(f"({part}: {time.monotonic() - began:.0f} s)", flush=True)
         report(rows, options.times)
         if "dose" in only:
-            doses(restorer, rows)
+            doses(restorer, rows, options)
         if "cost" in only:
             cost(restorer)
     if options.csv:
@@ -182,12 +184,16 @@ def auc(wrong: list[Row], right: list[Row]) -> float:
     return float(np.mean((a[:, None] > b) + 0.5 * (a[:, None] == b)))
 
 
-def doses(restorer: RcanRestorer, rows: list[Row]) -> None:
+def doses(restorer: RcanRestorer, rows: list[Row], options: argparse.Namespace) -> None:
     """The advised dose against the lowest that would have done, by exposures at each."""
     saved, possible, met, factors = [], [], [], []
     chosen = [
         c
-        for c in [*cases.inside(3), *cases.held_out(4), *cases.real()]
+        for c in [
+            *cases.inside(options.fields),
+            *cases.held_out(options.fields),
+            *cases.real(options.stacks),
+        ]
         if c.photons in (24.0, 48.0)
     ]
     advice = {

@@ -1,6 +1,6 @@
 """What the guard is tried on: volumes whose truth is known, inside its envelope and outside."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,9 +96,9 @@ def held_out(num: int) -> Iterator[Case]:
                 yield of("held out", f"held out {index}", "", rate, photons, voxel_size_um=None)
 
 
-def real() -> Iterator[Case]:
+def real(paths: Sequence[Path] = ()) -> Iterator[Case]:
     """Real stacks as the camera would see them at a low dose."""
-    for path in sorted(STACKS.glob("*.tif")):
+    for path in paths or sorted(STACKS.glob("*.tif")):
         with TiffStack(path, path.stem) as stack:
             counts = np.stack([plane.data for plane in stack.planes()]).astype(np.float32)
             voxel = stack.info.voxel_size_um

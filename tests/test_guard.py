@@ -200,6 +200,16 @@ def test_a_stream_is_probed_at_its_start_and_then_as_the_budget_allows(camera):
     assert probe.num_passes > first
 
 
+def test_sums_that_take_too_long_are_over_fewer_planes(camera, monkeypatch):
+    monkeypatch.setattr("live_restore.guard.guard._FEWEST_SUMMED", restored().raw.data.size // 4)
+    guard = Guard(camera, envelope(camera))
+    found = [guard.examine(restored(40, t), Smoother(), restoring_s=1e-6) for t in range(4)]
+    (stream,) = guard._streams.values()
+    assert stream.step == 4
+    assert found[3].verdict == "green"
+    assert found[3].error == pytest.approx(found[0].error, rel=0.2)
+
+
 def test_light_of_another_strength_begins_anew(camera):
     guard, probe = Guard(camera, envelope(camera)), Smoother()
     guard.examine(restored(40, 0, exposure_ms=10.0), probe, 1e-3)

@@ -21,7 +21,7 @@ def add_command(commands: Any) -> None:
         "run",
         help="restore and publish what a microscope acquires",
         description="Runs until its source ends or it is told to stop. The first Ctrl-C or SIGTERM "
-        "restores what waits; the second drops it. SIGHUP reads the profile's [model] again.",
+        "restores what waits; the second drops it. SIGHUP reads the profile's [model], [guard] and [dose] again.",
     )
     parser.add_argument("profile", help="a TOML file, or the name of a shipped profile")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line per volume")
