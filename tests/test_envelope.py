@@ -143,7 +143,7 @@ def test_voxels_are_compared_where_both_are_known():
 def test_it_is_the_same_from_its_file(tmp_path):
     rng = np.random.default_rng(0)
     signals = np.geomspace(1, 50, 40)
-    kin = Likeness.fit(signals, rng.normal(0, 1, (40, 6)))
+    kin = Likeness.of(signals, rng.normal(0, 1, (40, 6)))
     both = card(specimens=(specimen(), specimen(channel="GFP/µ")))
     path = tmp_path / "new" / "mine.envelope"
     Envelope(both, {"GFP/µ": kin}, {"DAPI": kin}).save(path)

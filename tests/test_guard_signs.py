@@ -242,6 +242,13 @@ def test_what_spoils_the_estimate_is_red_without_an_envelope_too(indicators, wor
     assert ruling.severity > 1
 
 
+def test_correlated_residuals_alone_are_no_verdict_on_an_unknown_camera():
+    ruling = rule(Findings(Indicators(0.0, 0.0, 0.3)), None, "", 0.35)
+    assert ruling.verdict == "uncalibrated"
+    assert not ruling.is_valid
+    assert any("correlated" in one for one in ruling.reasons)
+
+
 def test_without_an_envelope_nothing_is_green():
     ruling = rule(Findings(FINE, True, 10.0, 0.1), None, "", 0.35)
     assert ruling.verdict == "uncalibrated"

@@ -157,7 +157,8 @@ def _camera(rules: _Rules, found: Findings, limits: Limits) -> None:
         abs(seen.correlation) / limits.correlation,
         f"the noise of neighbouring pixels is correlated ({seen.correlation:+.2f}): a filter, binning or "
         "resampling changed the raw data, or the restoration left structure out",
-        is_red=True,
+        # Which of the two can't be told without knowing how much noise there should be.
+        is_red=seen.noise_ratio is not None,
         spoils=True,
     )
     if seen.noise_ratio is not None:
