@@ -167,39 +167,39 @@ LESS = {d: CURVE.nrmse(d) for d in (0.5, 0.25, 0.125)}
 
 
 def test_less_light_is_advised_with_a_margin():
-    advice = advise(0.35, CURVE.nrmse(1.0), LESS, may_lower=True)
+    advice = advise(0.35, CURVE.nrmse(1.0), LESS)
     assert CURVE.nrmse(advice.lowest) == pytest.approx(0.35 / MARGIN, rel=0.02)
     assert advice.headroom == pytest.approx(1 / advice.lowest)
     assert "less light" in advice.text
 
 
 def test_nothing_is_said_of_doses_below_those_that_were_tried():
-    advice = advise(0.9, CURVE.nrmse(1.0), LESS, may_lower=True)
+    advice = advise(0.9, CURVE.nrmse(1.0), LESS)
     assert advice.lowest == 0.125
     assert advice.text.startswith("at least")
 
 
 def test_a_trial_that_failed_is_not_overruled_by_the_curve():
     errors = LESS | {0.5: 0.6}
-    assert advise(0.35, 0.15, errors, may_lower=True).lowest >= 0.5
+    assert advise(0.35, 0.15, errors).lowest >= 0.5
 
 
 def test_more_light_is_needed():
-    advice = advise(0.15, 0.2, {0.5: 0.27, 0.25: 0.38, 0.125: 0.54}, may_lower=True)
+    advice = advise(0.15, 0.2, {0.5: 0.27, 0.25: 0.38, 0.125: 0.54})
     assert 1.5 < advice.lowest < 4
     assert "times the light" in advice.text
 
 
 def test_more_light_will_not_help_at_the_floor():
     flat = {0.5: 0.305, 0.25: 0.315, 0.125: 0.33}
-    advice = advise(0.2, 0.3, flat, may_lower=True)
+    advice = advise(0.2, 0.3, flat)
     assert advice.is_floor
     assert advice.lowest is None
     assert "will not help" in advice.text
 
 
 def test_at_the_target_the_dose_is_kept():
-    assert advise(0.35, 0.33, {}, may_lower=True).lowest == 1.0
+    assert advise(0.35, 0.33, {}).lowest == 1.0
 
 
 def test_bleaching_ends_it_when_the_signal_is_too_low():

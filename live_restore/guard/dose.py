@@ -71,8 +71,6 @@ def advise(
     target: float,
     now: float,
     at_less: Mapping[float, float],
-    *,
-    may_lower: bool,
     time_left_s: float | None = None,
 ) -> DoseAdvice:
     """Advice on dose for one volume.
@@ -85,8 +83,6 @@ def advise(
         Estimated NRMSE at the present dose.
     at_less : mapping of float to float
         Estimated NRMSE at fractions of it.
-    may_lower : bool
-        Nothing forbids to rely on these estimates.
     time_left_s : float, optional
         See `Bleaching`.
     """
@@ -112,7 +108,7 @@ def advise(
             target, max(needed, 1.0), text=f"about {max(needed, 1.0):.1f} times the light is needed"
         )
     lowest = _lowest(curve, errors, target / MARGIN)
-    if not may_lower or lowest >= 1.0:
+    if lowest >= 1.0:
         return DoseAdvice(target, 1.0, time_left_s=time_left_s, text="keep the dose")
     at_least = "at least " if lowest <= least else ""
     text = f"{at_least}{1 / lowest:.1f} times less light would do"
