@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
+from live_restore.assessment import Assessment
 from live_restore.errors import MetricsError
 from live_restore.metrics import Metrics
 from live_restore.profile import parse_profile
@@ -233,7 +235,7 @@ def test_each_outcome_is_counted_once():
     with Metrics(port) as metrics:
         metrics.skipped(Skipped(key, "x", cause="mismatch"))
         metrics.skipped(Skipped(key, "x", is_final=True, cause="refused"))
-        metrics.restored(make_restored())
+        metrics.restored(replace(make_restored(), assessment=Assessment("amber")))
         metrics.sent("publish", make_restored(), 0.2)
         metrics.unsent("write")
         metrics.watch("gauge", "things", "Things.", lambda: {("a",): 1, ("b",): 2}, "which")
@@ -247,6 +249,8 @@ def test_each_outcome_is_counted_once():
     assert number(got, "stage_seconds_bucket", stage="publishing", le="0.1") == 0
     assert number(got, "stage_seconds_bucket", stage="publishing", le="0.25") == 1
     assert number(got, "things", which="b") == 2
+    assert number(got, "verdicts_total", verdict="amber") == 1
+    assert number(got, "verdicts_total", verdict="green") == 0
 
 
 def test_without_the_extra_it_is_said_what_to_install(tmp_path, tiny_model):
