@@ -36,7 +36,6 @@ def build_envelope(
     camera: CameraCalibration,
     truth: TruthKind,
     transfer_sigma: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    seed: int = 0,
 ) -> Envelope:
     """The envelope.
 
@@ -52,8 +51,6 @@ def build_envelope(
         See `TruthKind`.
     transfer_sigma : tuple of float
         From `measure_transfer`.
-    seed : int
-        Draws one dose of each acquisition.
 
     Raises
     ------
@@ -71,7 +68,7 @@ def build_envelope(
             likeness[channel] = kin
         if fine is not None:
             fineness[channel] = fine
-    ratios = _ratios(outcomes, np.random.default_rng(seed))
+    ratios = _ratios(outcomes)
     if not ratios:
         raise CalibrationError(
             "no stack shows a signal that the model restores: check the camera's gain and offset, and that the "
@@ -96,18 +93,19 @@ def build_envelope(
     return Envelope(card, likeness, fineness)
 
 
-def _ratios(outcomes: Sequence[Outcome], rng: np.random.Generator) -> list[float]:
-    """True over estimated error: of each field of view at one dose, where an error was estimated.
+def _ratios(outcomes: Sequence[Outcome]) -> list[float]:
+    """True over estimated error: of each field of view the largest, over all doses that an error was estimated at.
 
     Doses, time points and channels of a field share its cells, their focus and their light: they are no
-    independent evidence. Chosen by the estimate, which is known live; leaving out what failed unseen would
-    make the bound too good.
+    independent evidence. So one ratio stands for each, and the bound holds for all doses of a field at
+    once. Chosen by the estimate, which is known live; leaving out what failed unseen would make it too good.
     """
-    fields: dict[str, list[float]] = defaultdict(list)
+    fields: dict[str, float] = defaultdict(float)
     for one in outcomes:
         if not one.step.blur and one.found.error is not None and one.found.error < _USABLE:
-            fields[one.stack.field_of_view].append(one.nrmse / one.found.error)
-    return [ratios[rng.integers(len(ratios))] for ratios in fields.values()]
+            field = one.stack.field_of_view
+            fields[field] = max(fields[field], one.nrmse / one.found.error)
+    return list(fields.values())
 
 
 def _specimen(

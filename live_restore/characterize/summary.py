@@ -97,12 +97,12 @@ def bound_in_words(envelope: Envelope) -> str:
     factor = f"the true NRMSE was up to {envelope.factor:.2f} times the guard's estimate"
     if envelope.coverage is None:
         return (
-            f"{factor}, the largest of {n} fields of view at a dose drawn by chance. For a bound that holds in "
+            f"{factor}, the largest of {n} fields of view, each at its worst dose. For a bound that holds in "
             "nine of ten acquisitions nine fields of view are needed at least: none is stated"
         )
     return (
-        f"{factor} in {envelope.coverage:.0%} of acquisitions like these (n = {n} fields of view, each at a dose "
-        "drawn by chance; conformal bound)"
+        f"{factor} in {envelope.coverage:.0%} of acquisitions like these (n = {n} fields of view, each at its worst "
+        "dose; conformal bound)"
     )
 
 

@@ -72,6 +72,12 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
+        "--dtype",
+        choices=("uint16", "float32"),
+        default="uint16",
+        help="output_dtype of your profile: rounding to whole counts is part of the error (default: uint16)",
+    )
+    parser.add_argument(
         "--precision", choices=("auto", "float16", "bfloat16", "float32"), default="auto"
     )
     parser.add_argument(
@@ -188,7 +194,7 @@ def _study(
     pusher = Pusher(camera, options.seed)
     manner = Manner(attention=options.attention)
     restorer = RcanRestorer(
-        model, options.device, options.precision, "float32", manner, examiner=pusher
+        model, options.device, options.precision, options.dtype, manner, examiner=pusher
     )
     total = NUM_STEPS * sum(file.num_volumes for file in files)
     with restorer, _progress(total) as tell:

@@ -137,7 +137,7 @@ class EnvelopeCard(_Card):
     specimens: tuple[Specimen, ...] = Field(min_length=1)
     """One per channel."""
     ratios: tuple[float, ...]
-    """True over estimated NRMSE, the largest of each acquisition's at a dose drawn by chance, ascending."""
+    """True over estimated NRMSE of each acquisition at its worst dose, ascending."""
     transfer_sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Gaussian (z, y, x), in voxels, that blurs the restored volume back to the raw one's sharpness; 0 for
     a model that doesn't sharpen."""

@@ -21,6 +21,7 @@ from live_restore.guard.features import Features
 from live_restore.guard.indicators import Indicators, clipped_fractions, noise_signs
 from live_restore.guard.leverage import Brightness, Leverage
 from live_restore.guard.look import Look, Probe, sample_of, signal_of, with_rounding
+from live_restore.guard.parts import Sample
 from live_restore.guard.sums import Moments
 from live_restore.guard.texture import texture
 from live_restore.guard.thinned import DOSES, Thinned
@@ -193,7 +194,7 @@ class Guard:
             is_visible,
             signal_of(raw, sample, camera, overfit, moments) if is_visible else None,
             error,
-            self._at_less(stream, moments, error),
+            self._at_less(stream, moments, error, sample, probe.step),
             Features(_doubles(probe.pooled), texture(raw, moments, camera.gain)),
         )
 
@@ -219,14 +220,16 @@ class Guard:
         stream.probing_s += spent_s
 
     def _at_less(
-        self, stream: _Stream, moments: Moments, error: float | None
+        self, stream: _Stream, moments: Moments, error: float | None, sample: Sample, step: float
     ) -> dict[float, float]:
         if error is None or self.camera is None:
             return {}
         found = {}
         least = error
         for dose in DOSES:
-            nrmse = stream.thinned.nrmse(dose, moments, self.camera)
+            exact = stream.thinned.nrmse(dose, moments, self.camera)
+            less = Sample(sample.values * np.float32(dose), sample.stride)
+            nrmse = with_rounding(exact, less, self.camera, step)
             if nrmse is not None:
                 least = found[dose] = max(nrmse, least)  # less light is never better
         return found

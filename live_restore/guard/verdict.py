@@ -229,8 +229,8 @@ def _kinship(rules: _Rules, found: Findings, specimen: Specimen | None) -> None:
     if found.fineness is not None:
         rules.check(
             found.fineness / limits.fineness,
-            "the restored volume is finer or coarser than those that the model was characterised with: check focus, "
-            "voxel size and haze",
+            "structures are finer or coarser than those that the model was characterised with: check focus and voxel "
+            "size",
             is_red=False,
         )
 
