@@ -114,9 +114,7 @@ def _run(options: argparse.Namespace) -> int:
         console.width = max(console.width, _WIDTH)
     study = _study(options, files, model, camera)
     study.warnings[:0] = warnings
-    envelope = build_envelope(
-        study.outcomes, study.use, camera, truth, study.transfer_sigma, options.seed
-    )
+    envelope = build_envelope(study.outcomes, study.use, camera, truth, study.transfer_sigma)
     envelope.save(output)
     _print(console, envelope, study, options.target)
     written = [output]
