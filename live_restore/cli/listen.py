@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
     from live_restore.client import VolumeMessage
 
     left = options.count
-    source = ""
+    source, is_told = "", options.json
     if (options.latest or options.from_start) and not options.control:
         print("live-restore: --latest and --from-start need --control", file=sys.stderr)
         return 2
@@ -71,6 +71,10 @@ def _run(options: argparse.Namespace) -> int:
                 left = None if left is None else left - 1
                 line = _as_json(message, options.checksums) if options.json else _as_text(message)
                 print(line, flush=True)
+                if not is_told and message.header.assessment is not None:
+                    blind = "; ".join(message.header.assessment.blind_to)
+                    print(f"-- no verdict sees {blind}", flush=True)
+                    is_told = True
             elif not options.json:
                 source = _print_event(message, source)
     return 0
