@@ -360,5 +360,5 @@ def test_a_bound_is_said_with_its_n(characterized):
     envelope = Envelope.load(characterized[1] / "mine.envelope")
     assert f"the largest of {NUM_FIELDS} fields" in bound_in_words(envelope)
     assert "none is stated" in bound_in_words(envelope)
-    more = envelope.card.model_copy(update={"ratios": tuple(np.linspace(0.9, 1.2, 12))})
+    more = envelope.card.model_copy(update={"excesses": tuple(np.linspace(-0.1, 0.05, 12))})
     assert "in 90% of acquisitions like these (n = 12" in bound_in_words(Envelope(more, {}, {}))

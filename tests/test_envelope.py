@@ -15,7 +15,7 @@ from live_restore.guard.envelope import (
     EnvelopeCard,
     Rung,
     Specimen,
-    bound_factor,
+    bound_margin,
     envelope_beside,
 )
 from live_restore.guard.shift import Likeness
@@ -41,7 +41,7 @@ def card(**changes):
         "attention": "whole",
         "truth": "unseen photons",
         "specimens": (specimen(),),
-        "ratios": tuple(np.linspace(0.8, 1.25, 12)),
+        "excesses": tuple(np.linspace(-0.1, 0.05, 12)),
     }
     return EnvelopeCard(**(fields | changes))
 
@@ -54,24 +54,25 @@ def use(sha256="a" * 64, tile=(16, 32, 32), attention="whole"):
 
 
 @pytest.mark.parametrize(
-    ("ratios", "factor", "coverage"),
+    ("excesses", "margin", "coverage"),
     [
-        pytest.param([], 1.0, None, id="none"),
-        pytest.param([1.3], 1.3, None, id="one"),
-        pytest.param([0.9] * 7 + [1.4], 1.4, None, id="eight are too few"),
-        pytest.param([1.0] * 8 + [1.5], 1.5, 0.9, id="nine: the largest"),
-        pytest.param([1.0] * 18 + [1.5], 1.0, 0.9, id="nineteen: the largest but one"),
-        pytest.param([1.5, *[1.0] * 9], 1.5, 0.9, id="ten, unsorted: the largest"),
+        pytest.param([], 0.0, None, id="none"),
+        pytest.param([0.03], 0.03, None, id="one"),
+        pytest.param([-0.1] * 7 + [0.04], 0.04, None, id="eight are too few"),
+        pytest.param([0.0] * 8 + [0.05], 0.05, 0.9, id="nine: the largest"),
+        pytest.param([0.01] * 18 + [0.05], 0.01, 0.9, id="nineteen: the largest but one"),
+        pytest.param([0.05, *[0.0] * 9], 0.05, 0.9, id="ten, unsorted: the largest"),
+        pytest.param([-0.1] * 9, 0.0, 0.9, id="never below the estimate"),
     ],
 )
-def test_a_bound_is_stated_from_nine_acquisitions_on(ratios, factor, coverage):
-    assert bound_factor(ratios) == (factor, coverage)
+def test_a_bound_is_stated_from_nine_acquisitions_on(excesses, margin, coverage):
+    assert bound_margin(excesses) == (margin, coverage)
 
 
 def test_the_bound_covers_what_it_says():
     rng = np.random.default_rng(0)
-    ratios = rng.lognormal(0, 0.2, (4000, 20))
-    covered = [new <= bound_factor(list(old))[0] for *old, new in ratios]
+    excesses = rng.lognormal(-3, 0.2, (4000, 20))
+    covered = [new <= bound_margin(list(old))[0] for *old, new in excesses]
     # 19 acquisitions: exactly 0.9 to 0.95, and a standard error of 0.005.
     assert 0.885 < np.mean(covered) < 0.965
 
@@ -154,7 +155,9 @@ def test_it_is_the_same_from_its_file(tmp_path):
     row = rng.normal(0, 1, 6)
     # Kept in float32.
     assert found.likeness["GFP/µ"].distance(7, row) == pytest.approx(kin.distance(7, row), rel=1e-4)
-    assert (found.factor, found.coverage) == (max(both.ratios), 0.9)
+    assert (found.margin, found.coverage) == (max(both.excesses), 0.9)
+    assert found.bound(0.2) == 0.2 + found.margin
+    assert found.bound(0.99) == 1.0
     assert [one.name for one in path.parent.iterdir()] == ["mine.envelope"]
     assert envelope_beside(tmp_path / "mine.safetensors") == tmp_path / "mine.envelope"
 
@@ -173,7 +176,7 @@ def test_a_damaged_file_is_refused(damage, tmp_path):
             "no card": {},
             "wrong card": {"live_restore.envelope": "{}"},
             "key": {
-                "live_restore.envelope": card().model_dump_json().replace('"ratios"', '"ratio"')
+                "live_restore.envelope": card().model_dump_json().replace('"excesses"', '"excess"')
             },
         }[damage]
         save_file({"a": np.zeros(1)}, path, metadata=metadata)

@@ -85,7 +85,7 @@ def envelope(camera, **more):
         attention="whole",
         truth="simulation",
         specimens=(specimen,),
-        ratios=tuple(np.linspace(0.8, 1.2, 19)),
+        excesses=tuple(np.linspace(-0.1, 0.04, 19)),
         **more,
     )
     return Envelope(card, {}, {})
@@ -141,9 +141,9 @@ def test_without_a_camera_little_can_be_said_and_that_is_said():
 
 def test_few_acquisitions_give_a_bound_without_a_coverage(camera):
     few = envelope(camera)
-    few.card = few.card.model_copy(update={"ratios": (0.9, 1.0, 1.1)})
+    few.card = few.card.model_copy(update={"excesses": (-0.05, 0.01, 0.03)})
     found = Guard(camera, few).examine(restored(40), Smoother(), 100.0)
-    assert found.error_bound == pytest.approx(1.1 * found.error)
+    assert found.error_bound == pytest.approx(found.error + 0.03)
     assert (found.coverage, found.num_acquisitions) == (None, 3)
 
 

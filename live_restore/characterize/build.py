@@ -68,8 +68,8 @@ def build_envelope(
             likeness[channel] = kin
         if fine is not None:
             fineness[channel] = fine
-    ratios = _ratios(outcomes)
-    if not ratios:
+    excesses = _excesses(outcomes)
+    if not excesses:
         raise CalibrationError(
             "no stack shows a signal that the model restores: check the camera's gain and offset, and that the "
             "stacks are raw and of a high dose"
@@ -85,7 +85,7 @@ def build_envelope(
         attention=use.attention,
         truth=truth,
         specimens=tuple(specimens),
-        ratios=tuple(round(one, 4) for one in sorted(ratios)),
+        excesses=tuple(round(one, 4) for one in sorted(excesses)),
         transfer_sigma=transfer_sigma,
         sharpens=any(transfer_sigma),
         made_with=__version__,
@@ -93,19 +93,18 @@ def build_envelope(
     return Envelope(card, likeness, fineness)
 
 
-def _ratios(outcomes: Sequence[Outcome]) -> list[float]:
-    """True over estimated error: of each field of view the largest, over all doses that an error was estimated at.
+def _excesses(outcomes: Sequence[Outcome]) -> list[float]:
+    """True minus estimated error: of each field of view the largest, over all doses that an error was estimated at.
 
     Doses, time points and channels of a field share its cells, their focus and their light: they are no
-    independent evidence. So one ratio stands for each, and the bound holds for all doses of a field at
+    independent evidence. So one number stands for each, and the bound holds for all doses of a field at
     once. Chosen by the estimate, which is known live; leaving out what failed unseen would make it too good.
     """
-    fields: dict[str, float] = defaultdict(float)
+    fields: dict[str, list[float]] = defaultdict(list)
     for one in outcomes:
         if not one.step.blur and one.found.error is not None and one.found.error < _USABLE:
-            field = one.stack.field_of_view
-            fields[field] = max(fields[field], one.nrmse / one.found.error)
-    return list(fields.values())
+            fields[one.stack.field_of_view].append(one.nrmse - one.found.error)
+    return [max(found) for found in fields.values()]
 
 
 def _specimen(

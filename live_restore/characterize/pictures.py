@@ -162,8 +162,8 @@ def draw_bound(path: Path, envelope: Envelope, outcomes: Sequence[Outcome], targ
     n, coverage = envelope.card.num_acquisitions, envelope.coverage
     stands = f"{coverage:.0%} of acquisitions below, n = {n}" if coverage else f"largest of n = {n}"
     axes.plot(
-        line, envelope.factor * line, "--", color="black", linewidth=1.2,
-        label=f"bound: {envelope.factor:.2f} × estimate ({stands})",
+        line, line + envelope.margin, "--", color="black", linewidth=1.2,
+        label=f"bound: estimate + {envelope.margin:.3f} ({stands})",
     )  # fmt: skip
     _target_line(axes, target)
     axes.set_xlim(0, 1)

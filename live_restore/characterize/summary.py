@@ -92,16 +92,16 @@ def holding(specimen: Specimen, target: float) -> Holding:
 
 
 def bound_in_words(envelope: Envelope) -> str:
-    """The factor, and what may be promised with it."""
+    """The margin, and what may be promised with it."""
     n = envelope.card.num_acquisitions
-    factor = f"the true NRMSE was up to {envelope.factor:.2f} times the guard's estimate"
+    margin = f"the true NRMSE was at most {envelope.margin:.3f} above the guard's estimate"
     if envelope.coverage is None:
         return (
-            f"{factor}, the largest of {n} fields of view, each at its worst dose. For a bound that holds in "
-            "nine of ten acquisitions nine fields of view are needed at least: none is stated"
+            f"{margin} in {n} fields of view, each at its worst dose. For a bound that holds in nine of ten "
+            "acquisitions nine fields of view are needed at least: none is stated"
         )
     return (
-        f"{factor} in {envelope.coverage:.0%} of acquisitions like these (n = {n} fields of view, each at its worst "
+        f"{margin} in {envelope.coverage:.0%} of acquisitions like these (n = {n} fields of view, each at its worst "
         "dose; conformal bound)"
     )
 
@@ -122,7 +122,7 @@ def as_document(envelope: Envelope, target: float, warnings: list[str]) -> dict[
     """All of it for programs."""
     return {
         "envelope": envelope.card.model_dump(mode="json"),
-        "factor": envelope.factor,
+        "margin": envelope.margin,
         "coverage": envelope.coverage,
         "num_acquisitions": envelope.card.num_acquisitions,
         "channels": {

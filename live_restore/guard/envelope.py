@@ -30,7 +30,7 @@ __all__ = [
     "Limits",
     "Rung",
     "Specimen",
-    "bound_factor",
+    "bound_margin",
     "curve_of",
     "envelope_beside",
 ]
@@ -136,8 +136,8 @@ class EnvelopeCard(_Card):
     """What the restored volumes were compared with."""
     specimens: tuple[Specimen, ...] = Field(min_length=1)
     """One per channel."""
-    ratios: tuple[float, ...]
-    """True over estimated NRMSE of each acquisition at its worst dose, ascending."""
+    excesses: tuple[float, ...]
+    """True minus estimated NRMSE of each acquisition, at the dose where that was largest; ascending."""
     transfer_sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Gaussian (z, y, x), in voxels, that blurs the restored volume back to the raw one's sharpness; 0 for
     a model that doesn't sharpen."""
@@ -151,7 +151,7 @@ class EnvelopeCard(_Card):
     @property
     def num_acquisitions(self) -> int:
         """Independent ones behind the bound."""
-        return len(self.ratios)
+        return len(self.excesses)
 
 
 class Envelope:
@@ -175,15 +175,19 @@ class Envelope:
         self.likeness = likeness
         self.fineness = fineness
 
+    def bound(self, nrmse: float) -> float:
+        """What the true NRMSE of a volume with this estimate isn't above, in `coverage` of all acquisitions."""
+        return min(nrmse + self.margin, 1.0)
+
     @property
-    def factor(self) -> float:
-        """By which an estimate is multiplied to bound the error."""
-        return bound_factor(self.card.ratios)[0]
+    def margin(self) -> float:
+        """What is added to an estimate to bound the error."""
+        return bound_margin(self.card.excesses)[0]
 
     @property
     def coverage(self) -> float | None:
         """Of that bound; None from fewer than nine acquisitions."""
-        return bound_factor(self.card.ratios)[1]
+        return bound_margin(self.card.excesses)[1]
 
     def mismatch(self, use: ModelUse, camera: CameraCalibration | None) -> str:
         """Why it says nothing of a volume; empty where it does.
@@ -277,31 +281,32 @@ class Envelope:
         return cls(card, read["likeness"], read["fineness"])
 
 
-def bound_factor(ratios: Sequence[float], alpha: float = _ALPHA) -> tuple[float, float | None]:
-    """The conformal factor on an estimate, and the coverage that can be stated for it.
+def bound_margin(excesses: Sequence[float], alpha: float = _ALPHA) -> tuple[float, float | None]:
+    """The conformal margin of an estimate, and the coverage that can be stated for it.
 
-    The k-th smallest of true over estimated error, k = ⌈(n + 1)(1 - α)⌉, of n exchangeable acquisitions
-    (Vovk, Gammerman and Shafer, *Algorithmic Learning in a Random World*, 2005).
+    The k-th smallest of true minus estimated error, k = ⌈(n + 1)(1 - α)⌉, of n exchangeable acquisitions
+    (Vovk, Gammerman and Shafer, *Algorithmic Learning in a Random World*, 2005). A difference, not a
+    ratio: the largest ratios are those of errors so small that they don't matter.
 
     Parameters
     ----------
-    ratios : sequence of float
+    excesses : sequence of float
         One per acquisition, not per tile or time point.
     alpha : float
         One minus the coverage.
 
     Returns
     -------
-    factor : float
-        The largest ratio where there are too few.
+    margin : float
+        The largest excess where there are too few; not negative.
     coverage : float or None
         None where there are too few: nine for 0.9.
     """
-    n = len(ratios)
+    n = len(excesses)
     rank = math.ceil((n + 1) * (1 - alpha) - 1e-9)
     if rank > n:
-        return max(ratios, default=1.0), None
-    return sorted(ratios)[rank - 1], 1 - alpha
+        return max(max(excesses, default=0.0), 0.0), None
+    return max(sorted(excesses)[rank - 1], 0.0), 1 - alpha
 
 
 def envelope_beside(model: Path) -> Path:

@@ -259,7 +259,7 @@ class Guard:
             mismatch,
             self._target,
         )
-        bound = found.error * envelope.factor if envelope and found.error is not None else None
+        bound = envelope.bound(found.error) if envelope and found.error is not None else None
         is_covered = bound is not None and ruling.is_valid and envelope is not None
         return Assessment(
             verdict=ruling.verdict,

@@ -239,7 +239,7 @@ def _error(rules: _Rules, found: Findings, envelope: Envelope, target: float) ->
     """Whether the error is acceptable."""
     if found.error is None:
         return
-    bound = found.error * envelope.factor
+    bound = envelope.bound(found.error)
     is_sure = found.error > target
     rules.check(
         bound / target,
