@@ -179,6 +179,11 @@ def test_nothing_is_said_of_doses_below_those_that_were_tried():
     assert advice.text.startswith("at least")
 
 
+def test_nothing_is_advised_below_where_the_model_was_shown_to_hold():
+    assert advise(0.35, CURVE.nrmse(1.0), LESS, held=0.4).lowest == 0.4
+    assert advise(0.35, CURVE.nrmse(1.0), LESS, held=1.7).text == "keep the dose"
+
+
 def test_a_trial_that_failed_is_not_overruled_by_the_curve():
     errors = LESS | {0.5: 0.6}
     assert advise(0.35, 0.15, errors).lowest >= 0.5

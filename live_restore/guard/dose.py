@@ -71,6 +71,7 @@ def advise(
     target: float,
     now: float,
     at_less: Mapping[float, float],
+    held: float = 0.0,
     time_left_s: float | None = None,
 ) -> DoseAdvice:
     """Advice on dose for one volume.
@@ -83,6 +84,8 @@ def advise(
         Estimated NRMSE at the present dose.
     at_less : mapping of float to float
         Estimated NRMSE at fractions of it.
+    held : float
+        Fraction of it below which the model wasn't shown to hold: nothing lower is advised.
     time_left_s : float, optional
         See `Bleaching`.
     """
@@ -107,7 +110,7 @@ def advise(
         return DoseAdvice(
             target, max(needed, 1.0), text=f"about {max(needed, 1.0):.1f} times the light is needed"
         )
-    lowest = _lowest(curve, errors, target / MARGIN)
+    lowest = max(_lowest(curve, errors, target / MARGIN), held)
     if lowest >= 1.0:
         return DoseAdvice(target, 1.0, time_left_s=time_left_s, text="keep the dose")
     at_least = "at least " if lowest <= least else ""

@@ -291,7 +291,8 @@ class Guard:
         stream.bleaching.add(restored.raw.received_s, found.signal)
         needed = specimen.signal_for(self._target) if specimen else None
         left = stream.bleaching.time_left_s(needed) if needed else None
-        return advise(self._target, found.error, found.at_less, time_left_s=left)
+        held = needed / found.signal if needed and found.signal else 0.0
+        return advise(self._target, found.error, found.at_less, held, left)
 
     def _uncalibrated(self, raw: NDArray[Any], data: NDArray[Any], probe: Probe) -> Measurement:
         """What can be said without knowing the camera."""
