@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -138,7 +139,8 @@ def test_the_report_is_one_page_with_pictures(characterized):
     assert {one.name for one in (output / "report").iterdir()} == {"report.html", *names}
     page = (output / "report" / "report.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == len(names)
-    assert "http" not in page  # needs nothing else
+    words = re.sub(r"base64,[^\"]*", "", page)  # a picture's letters may spell anything
+    assert "http" not in words  # needs nothing else
     for text in ("Blur isn&#x27;t seen", "photoelectrons", "no coverage can be stated", "nuclei"):
         assert text in page
     for name in names:

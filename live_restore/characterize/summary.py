@@ -97,8 +97,8 @@ def bound_in_words(envelope: Envelope) -> str:
     margin = f"the true NRMSE was at most {envelope.margin:.3f} above the guard's estimate"
     if envelope.coverage is None:
         return (
-            f"{margin} in {n} fields of view, each at its worst dose. For a bound that holds in nine of ten "
-            "acquisitions nine fields of view are needed at least: none is stated"
+            f"{margin}, the largest of {n} fields of view, each at its worst dose. For a bound that holds in nine "
+            "of ten acquisitions nine fields of view are needed at least: none is stated"
         )
     return (
         f"{margin} in {envelope.coverage:.0%} of acquisitions like these (n = {n} fields of view, each at its worst "
