@@ -39,6 +39,7 @@ class Fakes:
 class Unmoved:
     """A probe of a restoration that doesn't depend on what it is given: it follows no noise."""
 
+    step = 0.0
     pooled = None
 
     def as_volume(self, counts):
