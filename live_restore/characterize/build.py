@@ -114,13 +114,11 @@ def _specimen(
     usable = [one for one in sharp if one.nrmse < _USABLE and one.found.signal and one.found.error]
     fields = np.array([one.stack.field_of_view for one in usable])
     signals = np.array([one.found.signal or 0.0 for one in usable])
-    place = {id(one): index for index, ones in enumerate(_by_step(sharp)) for one in ones}
-    rungs = np.array([place[id(one)] for one in usable])
     likeness, like_limit = _distances(
-        fields, rungs, signals, [one.found.features.pooled for one in usable]
+        fields, signals, [one.found.features.pooled for one in usable]
     )
     fineness, fine_limit = _distances(
-        fields, rungs, signals, [one.found.features.texture for one in usable]
+        fields, signals, [one.found.features.texture for one in usable]
     )
     limits = _limits(usable).model_copy(update={"likeness": like_limit, "fineness": fine_limit})
     curve = DoseCurve.fit(_medians(sharp))
@@ -197,14 +195,12 @@ def _is_flagged(
 
 def _distances(
     fields: NDArray[np.str_],
-    rungs: NDArray[np.int_],
     signals: Array,
     rows: Sequence[Array | None],
 ) -> tuple[Likeness | None, float]:
     """What is usual, and the distance beyond which a volume isn't.
 
-    From fields that were left out in turn, each volume compared with the rungs above and below its own: live
-    volumes lie between rungs, where features may run in a curve.
+    From fields that were left out in turn: their doses lie between those of the others, as live volumes' do.
     """
     default = Limits().likeness
     if len(set(fields)) < FEWEST_ALIKE or any(row is None for row in rows):
@@ -213,15 +209,13 @@ def _distances(
     whole = Likeness.of(signals, features)
     usual = []
     for field in sorted(set(fields)):
+        others = Likeness.of(signals[fields != field], features[fields != field])
+        if others is None:
+            continue
         distances = []
         for index in np.flatnonzero(fields == field):
-            if rungs.min() < rungs[index] < rungs.max():
-                kept = (fields != field) & (rungs != rungs[index])
-                others = Likeness.of(signals[kept], features[kept])
-                if others is not None:
-                    distances.append(others.distance(signals[index], features[index]))
-        if distances:
-            usual.append(float(np.quantile(distances, 0.9)))
+            distances.append(others.distance(signals[index], features[index]))
+        usual.append(float(np.quantile(distances, 0.9)))
     if whole is None or not usual:
         return None, default
     # Doses of one field are alike: what is usual is told by fields. Two such distances share the error

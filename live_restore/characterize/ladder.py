@@ -42,6 +42,7 @@ _STEPS = 9
 _LEAST_SIGNAL = 0.7  # photoelectrons; no model has held there
 _BLURRED_AT = 30.0  # photoelectrons: enough for the blur to be what is wrong
 _BRIGHTEST = 0.98
+_GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples fill a step evenly, however many there are
 _PARTS = 4  # as the guard probes of a stream's first volume
 
 
@@ -191,11 +192,24 @@ class Pusher:
         return Assessment("uncalibrated")
 
 
-def doses_for(stack: HighDose, camera: CameraCalibration) -> list[float]:
-    """Fractions of a stack's light, from most of it to too little, in equal ratios."""
+def doses_for(stack: HighDose, camera: CameraCalibration, number: int = 0) -> list[float]:
+    """Fractions of a stack's light, from most of it to too little, in equal ratios.
+
+    Stacks begin at different places within a step, so that together they show what lies between the rungs.
+
+    Parameters
+    ----------
+    stack : HighDose
+        Which.
+    camera : CameraCalibration
+        Of it.
+    number : int
+        How many stacks came before it.
+    """
     brightness = signal_of(camera.electrons(stack.counts))
     least = min(_LEAST_SIGNAL / max(brightness, 1e-6), _MOST / 4)
-    return [float(one) for one in np.geomspace(_MOST, least, _STEPS)]
+    steps = (np.arange(_STEPS) + number * _GOLDEN % 1) / (_STEPS - 0.5)
+    return [float(one) for one in _MOST * (least / _MOST) ** steps]
 
 
 def blur_steps(doses: Sequence[float], brightness: float) -> list[Step]:

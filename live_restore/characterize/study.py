@@ -150,14 +150,14 @@ def study_stacks(
     sigma = measure_transfer(restorer, checked(), camera, seed)
     pusher.blur_back(sigma)
     use = None
-    for stack in stacks():
+    for number, stack in enumerate(stacks()):
         warnings += check_stack(stack, camera)
         restorer.restore(as_volume(stack, stack.counts, "whole"))
         if pusher.measured is not None:
             warnings += check_noise(stack, pusher.measured.indicators, camera)
         use = use or restorer.model_use(stack.shape_zyx)
         tell(stack.name)
-        doses = doses_for(stack, camera)
+        doses = doses_for(stack, camera, number)
         steps = [Step(dose) for dose in doses]
         steps += blur_steps(doses, signal_of(camera.electrons(stack.counts)))
         example = examples.setdefault(stack.channel, Example(stack.label))
