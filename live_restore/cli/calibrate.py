@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,19 +214,22 @@ def _await_folder(
 def _expose(options: argparse.Namespace) -> tuple[list[Exposures], list[Exposures]]:
     """Dark and lit series from the microscope itself."""
     from live_restore.calibration_frames import LiveCamera
+    from live_restore.cli.asking import wait_for_return
 
     settings = _own_acquisition(options.profile)
     exposure = settings.exposure_ms
     usual = exposure[0] if isinstance(exposure, tuple) else exposure
     exposures = options.exposures or [usual * fraction for fraction in _FRACTIONS]
     with LiveCamera(settings, options.frames) as camera:
-        _ask(
+        wait_for_return(
+            "calibrate",
             options.yes,
             "Turn the lamp or laser off, or cover the camera (a shutter that opens with each exposure isn't "
             "enough).",
         )
         dark = [camera.expose("dark", options.dark_exposure or usual)]
-        _ask(
+        wait_for_return(
+            "calibrate",
             options.yes,
             "Light on, and an evenly lit field or a fixed specimen in view, brightest part well below "
             "saturation.",
@@ -262,26 +264,6 @@ def _own_acquisition(name: str) -> AcquisitionSource:
         f'profile {name}: its source is kind = "{source.kind}"; frames can be taken with kind = '
         '"acquisition" only. Save them yourself, with --folder DIR in place of --profile'
     )
-
-
-def _ask(is_answered: bool, text: str) -> None:
-    """Wait for the return key.
-
-    Raises
-    ------
-    SourceError
-        Nobody can answer.
-    """
-    from live_restore.errors import SourceError
-
-    if is_answered:
-        return
-    print(f"{text} Then press Return: ", end="", file=sys.stderr, flush=True)
-    if not sys.stdin.readline():
-        raise SourceError(
-            "calibrate: nobody is there to see to the light (standard input is at its end); with --yes "
-            "nothing is asked"
-        )
 
 
 def _draw(path: Path, transfer: PhotonTransfer, camera: CameraCalibration) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -198,6 +197,7 @@ def _open(paths: Sequence[Path]) -> list[LadderFolder]:
 def _take(options: argparse.Namespace, profile: Profile, console: Any) -> LadderFolder:
     from live_restore.characterize.ladder_folder import LadderFolder
     from live_restore.characterize.ladder_taking import LadderMicroscope, plan_ladder
+    from live_restore.cli.asking import wait_for_return
     from live_restore.interfaces import StopSignal
 
     plan = plan_ladder(
@@ -215,14 +215,19 @@ def _take(options: argparse.Namespace, profile: Profile, console: Any) -> Ladder
     with LadderMicroscope(plan, folder, stop) as microscope:
         needs_dark = options.camera is not None and not options.no_dark
         if needs_dark:
-            _ask(
+            wait_for_return(
+                "ladder",
                 options.yes,
                 "First some dark frames. Turn the lamp or laser off, or cover the camera (a shutter that opens "
                 "with each exposure isn't enough).",
             )
             with _stopping(stop, console, folder):
                 microscope.take_dark(options.dark_exposure)
-        _ask(options.yes, "Light on; the field in view, in focus, brightest part below saturation.")
+        wait_for_return(
+            "ladder",
+            options.yes,
+            "Light on; the field in view, in focus, brightest part below saturation.",
+        )
         with _stopping(stop, console, folder):
             microscope.take(tell)
     return folder
@@ -267,25 +272,6 @@ def _tell(console: Any, plan: LadderPlan) -> None:
         markup=False,
         soft_wrap=True,
     )
-
-
-def _ask(is_answered: bool, text: str) -> None:
-    """Wait for the return key.
-
-    Raises
-    ------
-    SourceError
-        Nobody can answer.
-    """
-    from live_restore.errors import SourceError
-
-    if is_answered:
-        return
-    print(f"{text} Then press Return (Ctrl-C ends): ", end="", file=sys.stderr, flush=True)
-    if not sys.stdin.readline():
-        raise SourceError(
-            "ladder: nobody is there to see to the light (standard input is at its end); with --yes nothing is asked"
-        )
 
 
 @contextmanager
