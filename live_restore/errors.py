@@ -15,6 +15,7 @@ __all__ = [
     "SinkError",
     "SourceError",
     "SpoolError",
+    "ViewerError",
 ]
 
 
@@ -87,3 +88,7 @@ class RefusedError(ProtocolError):
         super().__init__(message)
         self.code = code
         self.held = held
+
+
+class ViewerError(LiveRestoreError):
+    """A viewer can't be opened."""

@@ -33,6 +33,7 @@ from live_restore.cli import (
     run,
     status,
     train,
+    view,
 )
 from live_restore.errors import LiveRestoreError, ProfileError
 from live_restore.log_format import LineFormatter
@@ -45,6 +46,7 @@ _COMMANDS = (
     profiles,
     check,
     run,
+    view,
     listen,
     status,
     retry,
@@ -108,7 +110,7 @@ def _configure_logging(is_verbose: bool) -> None:
     logging.captureWarnings(True)
     # watchdog, of a folder that it meets twice while nested folders appear; it goes on.
     warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
-    for name in ("watchdog", "asyncio", "numcodecs", "ndstorage"):
+    for name in ("watchdog", "asyncio", "numcodecs", "ndstorage", "websockets"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # What tifffile has to say of a damaged file becomes one warning of ours.
     logging.getLogger("tifffile").propagate = False
