@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -47,6 +46,14 @@ class _Due:
     channel: str
     point: Point
     known: Known
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Picture:
+    """One channel of a time point, as it is sent."""
+
+    about: dict[str, Any]
+    images: list[tuple[Kind, Image]]
 
 
 class PageLink:
@@ -113,48 +120,77 @@ class PageLink:
     # --- to the page ---
 
     async def _send_all(self) -> None:
-        self._news.set()
-        while True:
-            await self._is_ready.wait()
-            with suppress(TimeoutError):  # then the page is told that this program lives
-                await asyncio.wait_for(self._news.wait(), _STATUS_EVERY_S)
-            self._news.clear()
-            message = await self._compose()
-            if message is not None:
-                self._is_ready.clear()
-                self._news.set()  # there may be more of it
-                await self._send(message)
+        making: asyncio.Task[_Picture] | None = None
+        try:
+            while True:
+                await self._is_ready.wait()
+                making = making or self._begin()
+                await self._wait(making)
+                picture = None
+                if making is not None and making.done():
+                    picture, making = making.result(), None
+                message = self._compose(picture)
+                if message is not None:
+                    self._is_ready.clear()
+                    self._number += 1
+                    await self._send(message)
+        finally:
+            if making is not None:
+                making.cancel()
 
-    async def _compose(self) -> bytes | None:
-        view, timeline = self._view, self._feed.timeline
-        position = view.position
-        if position is None or position not in timeline.positions():
-            position = next(iter(timeline.positions()), None)
-        header: dict[str, Any] = {"number": self._number + 1}
-        images: list[tuple[Kind, Image]] = []
+    async def _wait(self, making: asyncio.Task[_Picture] | None) -> None:
+        """Until the picture that is being made, or else news; not long, so that the page hears from this program."""
+        waiting: asyncio.Task[Any] = making or asyncio.create_task(self._news.wait())
+        try:
+            await asyncio.wait([waiting], timeout=_STATUS_EVERY_S)
+        finally:
+            if waiting is not making:
+                waiting.cancel()
+        self._news.clear()
+
+    def _begin(self) -> asyncio.Task[_Picture] | None:
+        """Begin to make the picture that the page lacks, if it lacks one."""
+        view, position = self._view, self._position()
         due = None if position is None else self._due(view, position)
-        if due is not None and position is not None:
-            # Before it is waited for: what comes meanwhile is news.
-            session = timeline.session
-            self._sent.pop(due.channel, None)
-            self._sent[due.channel] = self._mark(view, position, due)
-            found = await self._volumes(view, position, due)
-            header["picture"] = _about(view, position, due, found, session, timeline)
-            for held in found:
-                made = await asyncio.to_thread(images_of, held, view)
-                images += [(held.header.kind, one) for one in made]
-        status = self._status_of(position)
+        if due is None or position is None:
+            return None
+        # Noted before it is waited for: what comes meanwhile is news.
+        self._sent.pop(due.channel, None)
+        self._sent[due.channel] = self._mark(view, position, due)
+        return asyncio.create_task(self._make(view, position, due))
+
+    async def _make(self, view: View, position: str, due: _Due) -> _Picture:
+        session = self._feed.timeline.session
+        found = await self._volumes(view, position, due)
+        images: list[tuple[Kind, Image]] = []
+        for held in found:
+            made = await asyncio.to_thread(images_of, held, view)
+            images += [(held.header.kind, one) for one in made]
+        about = _about(view, position, due, found, session, self._feed.timeline)
+        return _Picture(about, images)
+
+    def _compose(self, picture: _Picture | None) -> bytes | None:
+        status = self._status_of(self._position())
         text = json.dumps(status)
         is_late = time.monotonic() - self._status_at > _STATUS_EVERY_S
-        if due is None and not is_late and text == self._status:
+        if picture is None and not is_late and text == self._status:
             return None
         self._status, self._status_at = text, time.monotonic()
-        silence_s = timeline.silence_s
-        header["status"] = status | {
-            "silence_ms": None if silence_s is None else round(silence_s * 1000)
+        silence_s = self._feed.timeline.silence_s
+        silence_ms = None if silence_s is None else round(silence_s * 1000)
+        header: dict[str, Any] = {
+            "number": self._number + 1,
+            "status": status | {"silence_ms": silence_ms},
         }
-        self._number += 1
-        return packed(header, images)
+        if picture is None:
+            return packed(header, [])
+        return packed(header | {"picture": picture.about}, picture.images)
+
+    def _position(self) -> str | None:
+        positions = self._feed.timeline.positions()
+        if self._view.position in positions:
+            return self._view.position
+        return next(iter(positions), None)
 
     def _due(self, view: View, position: str) -> _Due | None:
         """The picture that is lacking: of the channel whose turn was longest ago."""

@@ -1,7 +1,7 @@
 // The panel at the side and the bars: from the scene to the page's elements, and back.
 
 import { COLORS, autoLimits, limitsOf } from "./looks.js";
-import { assessmentLines, duration, factRows, verdictWords } from "./words.js";
+import { assessmentLines, briefWords, duration, factRows, verdictWords } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -95,6 +95,7 @@ function limitsRow(scene, look, kind, kinds, set) {
     const field = element("input", { type: "number", step: "any", title: index ? "White at, counts" : "Black at, counts" });
     field.dataset.kind = kind;
     field.dataset.index = index;
+    field.onkeydown = ({ key }) => key === "Enter" && field.blur(); // so that keys are shortcuts again
     field.onchange = () => {
       const value = Number(field.value);
       if (field.value === "" || !Number.isFinite(value)) return;
@@ -168,6 +169,7 @@ export function showBars(scene) {
 export function showFacts(scene) {
   const [shown] = scene.shown();
   const rows = shown ? factRows(shown, scene.status, ageWords(shown)) : [];
+  byId("brief").textContent = shown ? briefWords(shown, scene.status, ageWords(shown)) : "";
   setRows(byId("facts").tBodies[0], JSON.stringify(rows), () =>
     rows.map(([name, value, isAlarm]) => element("tr", { className: isAlarm ? "alarm" : "" }, element("td", { textContent: name }), element("td", { textContent: value }))),
   );

@@ -57,6 +57,15 @@ export function lengthWords(length, isKnown) {
   return length >= 1000 ? `${length / 1000} mm` : `${length} µm`;
 }
 
+/** The most important facts on a line. */
+export function briefWords({ about }, status, age) {
+  const model = about.headers.restored?.model;
+  const parts = [`sequence ${about.sequence}`, age, `skipped ${status.skipped}`, `made up later ${status.backfilled}`];
+  if (status.missed) parts.push(`not heard here ${status.missed}`);
+  if (model) parts.push(`${model.name} on ${model.device}`);
+  return parts.join("  ·  ");
+}
+
 /** Rows of the table of facts: name, value, and whether it is an alarm. */
 export function factRows(shown, status, age) {
   const { about } = shown;
