@@ -39,6 +39,11 @@ class Kin:
             (self.likeness or 0.0) / limits.likeness, (self.fineness or 0.0) / limits.fineness
         )
 
+    @property
+    def is_alike(self) -> bool:
+        """The volume is like the envelope's, and that could be told."""
+        return self.likeness is not None and self.fineness is not None and self.excess <= 1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:

@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from live_restore.assessment import Assessment, DoseAdvice
 from live_restore.guard.camera import CameraCalibration
-from live_restore.guard.dose import Bleaching, advise
-from live_restore.guard.envelope import Envelope
+from live_restore.guard.dose import MARGIN, MARGIN_ALIKE, Bleaching, advise
+from live_restore.guard.envelope import Envelope, Specimen
 from live_restore.guard.features import Features
 from live_restore.guard.indicators import Indicators, clipped_fractions, noise_signs
 from live_restore.guard.leverage import Brightness, Leverage
@@ -240,9 +240,11 @@ class Guard:
         mismatch = self.envelope.mismatch(restored.model, self.camera) if self.envelope else ""
         envelope = None if mismatch else self.envelope
         specimen = likeness = fineness = None
+        is_alike = False
         if envelope is not None and found.signal is not None:
             kin = found.features.nearest(envelope, found.signal, restored.key.channel)
             specimen, likeness, fineness = kin.specimen, kin.likeness, kin.fineness
+            is_alike = kin.is_alike
         ruling = rule(
             Findings(
                 found.indicators,
@@ -272,7 +274,9 @@ class Guard:
             num_acquisitions=envelope.card.num_acquisitions if envelope else 0,
             severity=ruling.severity,
             is_valid=ruling.is_valid,
-            dose=self._advice(restored, found, stream, ruling.is_valid, specimen),
+            dose=self._advice(restored, found, stream, specimen, is_alike)
+            if ruling.is_valid
+            else None,
         )
 
     def _advice(
@@ -280,11 +284,11 @@ class Guard:
         restored: Restored,
         found: Measurement,
         stream: _Stream,
-        is_valid: bool,
-        specimen: Any,
+        specimen: Specimen | None,
+        is_alike: bool,
     ) -> DoseAdvice | None:
         """Without a gain that was measured no dose is advised: a factor of 2 in it makes it meaningless."""
-        if found.error is None or found.signal is None or self.camera is None or not is_valid:
+        if found.error is None or found.signal is None or self.camera is None:
             return None
         if self.camera.method == "blind":
             return None
@@ -292,7 +296,8 @@ class Guard:
         needed = specimen.signal_for(self._target) if specimen else None
         left = stream.bleaching.time_left_s(needed) if needed else None
         held = needed / found.signal if needed and found.signal else 0.0
-        return advise(self._target, found.error, found.at_less, held, left)
+        margin = MARGIN_ALIKE if is_alike else MARGIN
+        return advise(self._target, found.error, found.at_less, held, left, margin)
 
     def _uncalibrated(self, raw: NDArray[Any], data: NDArray[Any], probe: Probe) -> Measurement:
         """What can be said without knowing the camera."""

@@ -24,7 +24,7 @@ export function showVerdicts(scene) {
   const cards = scene.shown().map(({ about }) => {
     const found = about.headers.restored?.assessment;
     const lack = about.headers.restored || !about.headers.raw ? "" : `raw only${about.why_not ? `: ${about.why_not}` : ""}`;
-    return { channel: about.channel, found, lack, color: scene.look(about.channel).color };
+    return { channel: about.channel, found, lack };
   });
   cards.sort((a, b) => scene.status.channels.indexOf(a.channel) - scene.status.channels.indexOf(b.channel));
   setRows(byId("verdicts"), JSON.stringify(cards), () => cards.map(verdictCard));
@@ -68,7 +68,7 @@ function channelCard(scene, name, kinds, changed) {
   const swatch = element("button", { className: "swatch", title: "Next colour" });
   swatch.onclick = () => {
     const names = Object.keys(COLORS);
-    set(() => (look.color = names[(names.indexOf(look.color) + 1) % names.length]));
+    set(() => (look.color = names[(names.indexOf(scene.color(name)) + 1) % names.length]));
   };
   const box = element("input", { type: "checkbox", checked: look.isVisible });
   box.onchange = () => set(() => (look.isVisible = box.checked), true);
@@ -116,7 +116,7 @@ function limitsRow(scene, look, kind, kinds, set) {
 
 function refreshCard(scene, card) {
   const look = scene.look(card.dataset.channel);
-  card.querySelector(".swatch").className = `swatch ${look.color}`;
+  card.querySelector(".swatch").className = `swatch ${scene.color(card.dataset.channel)}`;
   card.querySelector("input[type=checkbox]").checked = look.isVisible;
   card.querySelector(".auto").setAttribute("aria-pressed", look.isContinuous);
   const gamma = card.querySelector(".gamma");

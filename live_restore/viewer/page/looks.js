@@ -3,9 +3,14 @@
 export const COLORS = { yellow: [1, 1, 0], cyan: [0, 1, 1], magenta: [1, 0, 1], gray: [1, 1, 1] };
 const ORDER = ["yellow", "cyan", "magenta", "gray"];
 
-/** What a channel looks like before anybody chose: one alone is gray. */
-export function firstLook(index, count) {
-  return { color: count === 1 ? "gray" : ORDER[index % ORDER.length], isVisible: true, gamma: 1, isContinuous: true, limits: {} };
+/** What a channel looks like before anybody chose. */
+export function firstLook() {
+  return { color: null, isVisible: true, gamma: 1, isContinuous: true, limits: {} };
+}
+
+/** The colour that was chosen, or the one of the channel's place; a channel alone is gray. */
+export function colorOf(look, index, count) {
+  return look.color ?? (count === 1 ? "gray" : ORDER[Math.max(index, 0) % ORDER.length]);
 }
 
 /** Limits by a volume's own percentiles, without 0.1 % of the voxels at either end. */
@@ -28,7 +33,7 @@ export function limitsOf(look, kind, isSame) {
 }
 
 /** The same for the painter, whose images go from 0 to 1. */
-export function lookFor(look, kind, isSame, image) {
+export function lookFor(look, color, kind, isSame, image) {
   const limits = limitsOf(look, kind, isSame).map((one) => (one - image.base) / image.scale);
-  return { limits, gamma: look.gamma, color: COLORS[look.color] };
+  return { limits, gamma: look.gamma, color: COLORS[color] };
 }

@@ -121,7 +121,7 @@ function paint(extent) {
     for (const { about, images } of scene.shown()) {
       const image = images.get(`${cell.kind}/${cell.plane}`);
       if (!image) continue;
-      const look = lookFor(scene.look(about.channel), cell.kind, scene.settings.same, image);
+      const look = lookFor(scene.look(about.channel), scene.color(about.channel), cell.kind, scene.settings.same, image);
       painter.draw(cell, cell.clip, image, look, cameraOf(cell, scene.view, extent));
     }
   }

@@ -1,7 +1,7 @@
 // What is shown: the pictures that came, how they look, and from where they are seen.
 
 import { extentOf } from "./cells.js";
-import { firstLook, follow } from "./looks.js";
+import { colorOf, firstLook, follow } from "./looks.js";
 import { UPRIGHT } from "./turning.js";
 
 const KEPT = "live_restore";
@@ -42,9 +42,14 @@ export class Scene {
   /** A channel's look. */
   look(channel) {
     const { looks } = this.settings;
-    const names = this.status.channels;
-    looks[channel] ??= firstLook(Math.max(names.indexOf(channel), 0), names.length);
+    looks[channel] ??= firstLook();
     return looks[channel];
+  }
+
+  /** Name of a channel's colour. */
+  color(channel) {
+    const names = this.status.channels;
+    return colorOf(this.look(channel), names.indexOf(channel), names.length);
   }
 
   /** A status came; a daemon that began anew is followed again. */
