@@ -1,4 +1,4 @@
-"""Does the viewer's page keep up with a fast microscope, and stay as it is?
+"""How well the viewer's page keeps up with a fast microscope, and whether it stays as it is.
 
 python benchmarks/viewer.py [--volumes 500] [--interval 0.5] [--shape 64 512 512] [--view slice]
 
@@ -36,14 +36,14 @@ def main() -> None:
     endpoints = free_endpoints()
     points = options.volumes // 2
     python = [sys.executable, "-m"]
+    timing = ["--interval", str(2 * options.interval), "--volumes", str(points)]
     publisher = subprocess.Popen(
-        [*python, "tests.publishing", *endpoints, "--shape", *options.shape]
-        + ["--interval", str(2 * options.interval), "--volumes", str(points)],
+        [*python, "tests.publishing", *endpoints, "--shape", *options.shape, *timing],
         cwd=Path(__file__).parents[1],
     )
+    ports = [endpoints[0], "--control", endpoints[1], "--port", "0"]
     viewer = subprocess.Popen(
-        [*python, "live_restore", "view", endpoints[0], "--control", endpoints[1]]
-        + ["--port", "0", "--no-browser", "--history-mb", "512"],
+        [*python, "live_restore", "view", *ports, "--no-browser", "--history-mb", "512"],
         stdout=subprocess.PIPE,
         text=True,
     )

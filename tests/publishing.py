@@ -60,6 +60,7 @@ def main() -> None:
     pairs = [drawn(info.shape_zyx, phase) for phase in range(4)]
     settings = PublishSettings(endpoint=options.data, control=options.control)
     with Publisher(settings) as publisher:
+        print("ready", flush=True)
         publisher.send(info)
         times = itertools.count() if options.volumes is None else range(options.volumes)
         for point in times:

@@ -30,6 +30,7 @@ FILES = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
 CALIBRATION = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
 TRUST = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
 LADDER = (ROOT / "docs" / "ladder.md").read_text(encoding="utf-8")
+VIEWER = (ROOT / "docs" / "viewer.md").read_text(encoding="utf-8")
 CLIENT = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -57,7 +58,7 @@ def test_the_readme_has_the_two_commands_that_do_everything():
     "command",
     [
         command
-        for text in (README, MODELS, MICRO_MANAGER, FILES, CALIBRATION, TRUST, LADDER)
+        for text in (README, MODELS, MICRO_MANAGER, FILES, CALIBRATION, TRUST, LADDER, VIEWER)
         for command in commands(text)
     ],
 )

@@ -27,7 +27,9 @@ def until(condition, seconds=60):
     while not condition() and time.monotonic() < end:
         QApplication.instance().processEvents()
         time.sleep(0.01)
-    assert condition(), "waited in vain"
+    if not condition():
+        print("waited in vain", threading.enumerate(), file=sys.stderr, flush=True)
+        os._exit(1)  # whatever threads there are
 
 def wait(seconds):
     end = time.monotonic() + seconds

@@ -23,13 +23,16 @@ pytest.importorskip("playwright", reason="needs playwright: pip install playwrig
 @contextmanager
 def publishing(endpoints, *arguments):
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.publishing", *endpoints, *(str(one) for one in arguments)]
+        [sys.executable, "-m", "tests.publishing", *endpoints, *(str(one) for one in arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
+        assert process.stdout.readline() == "ready\n"
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @contextmanager

@@ -299,6 +299,27 @@ def test_pages_of_one_viewer_share_what_is_fetched(endpoints, monkeypatch):
     run(story())
 
 
+def test_a_raw_volume_alone_is_shown_as_such(endpoints, monkeypatch):
+    fetch = Feed._fetch
+
+    async def only_raw(self, name):
+        return await fetch(self, name) if name.kind == "raw" else None
+
+    monkeypatch.setattr(Feed, "_fetch", only_raw)
+
+    async def story():
+        with publishing(endpoints) as publisher:
+            async with served(endpoints) as (_, address), opened(address) as page:
+                await page.message()
+                await page.drawn()
+                for time in range(2):
+                    publisher.send(restored(time))
+                picture = await page.picture(time=1)
+                assert set(picture["headers"]) == {"raw"}
+
+    run(story())
+
+
 @pytest.mark.parametrize(
     "nonsense", ["", "{", "[]", "7", '{"view": 3}', '{"view": {"z": 7}}', '{"drawn": "x"}', b"\xff"]
 )

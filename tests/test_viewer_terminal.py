@@ -73,7 +73,8 @@ def test_silence_is_told(monkeypatch):
     assert "NO WORD from the daemon for 12 s" in shown(table)
 
 
-def test_the_table_shows_a_live_publisher(endpoints, capsys):
+def test_the_table_shows_a_live_publisher(endpoints, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     with publishing(endpoints):
         assert show_table(endpoints[0], num_refreshes=8) == 0
     text = capsys.readouterr().out

@@ -78,8 +78,11 @@ def test_what_came_last_is_newest_unless_it_was_restored_late():
 
 
 def test_a_stream_that_was_only_made_up_for_shows_that():
-    timeline = told(announced(0, time=4, backfill=True))
-    assert timeline.newest("0", "c")[0] == ("run", 4)
+    timeline = told(announced(0, time=4, backfill=True), announced(1, time=2, backfill=True))
+    assert timeline.newest("0", "c")[0] == ("run", 2)
+    timeline.take(announced(2, time=1))
+    timeline.take(announced(3, time=3, backfill=True))
+    assert timeline.newest("0", "c")[0] == ("run", 1)
 
 
 def test_raw_and_restored_are_one_volume_in_the_count():

@@ -38,7 +38,7 @@ _NEXT = """What next:
   live-restore profiles watched-folder > my.toml   a profile for a folder, to name yours in
   live-restore check my.toml                       would it run?
   live-restore run my.toml                         restore what is saved there
-  live-restore listen                              see what a running daemon publishes"""
+  live-restore view                                watch it in the browser, raw beside restored"""
 
 
 def add_command(commands: Any) -> None:

@@ -126,7 +126,7 @@ class Timeline:
         return sorted(found, key=lambda one: order.index(one) if one in order else len(order))
 
     def newest(self, position: str, channel: str) -> tuple[Point, Known] | None:
-        """The newest volume of a stream that wasn't restored late."""
+        """The newest volume of a stream that came live; where none did, the one that was restored last."""
         point = self._newest.get((position, channel))
         if point is None:
             return None
@@ -194,12 +194,13 @@ class Timeline:
             self._last[stream] = header.sequence
         if header.backfill:
             self._sort(points)
-            if stream not in self._newest:
-                self._newest[stream] = point
-        else:
-            newest = self.newest(*stream)
-            if newest is None or header.sequence >= newest[1].sequence:
-                self._newest[stream] = point
+        # What was restored late is older than what came live, if anything did.
+        newest = self.newest(*stream)
+        if newest is None or (header.backfill, -header.sequence) <= (
+            newest[1].is_backfill,
+            -newest[1].sequence,
+        ):
+            self._newest[stream] = point
         while len(points) > _MOST_POINTS:
             points.popitem(last=False)
         while len(self._points) > _MOST_POSITIONS:

@@ -140,12 +140,14 @@ class LiveWidget(QWidget):  # type: ignore[misc]
         follower = self._follower
         if follower is None:
             return
-        for held in found:
-            self._layers.show(held)
-            if held.header.kind == "restored":
-                self._headers[held.header.channel] = held.header
-        self._tell()
-        follower.taken()
+        try:
+            for held in found:
+                self._layers.show(held)
+                if held.header.kind == "restored":
+                    self._headers[held.header.channel] = held.header
+            self._tell()
+        finally:
+            follower.taken()
 
     def _tell(self) -> None:
         """The truth, twice a second."""

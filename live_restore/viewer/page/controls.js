@@ -175,12 +175,18 @@ export function showFacts(scene) {
   );
 }
 
-/** From the last plane's arrival to the screen, and since then. */
-function ageWords({ about, at, drawnAt }) {
+/** Milliseconds since the last plane reached the daemon; null where no volume came. */
+export function ageOf({ about, at }) {
   const [ms] = Object.values(about.age_ms);
-  if (ms === undefined) return "–";
-  const now = duration(ms + performance.now() - at);
-  return drawnAt && about.is_live ? `${Math.round(ms + drawnAt - at)} ms when drawn, now ${now}` : now;
+  return ms === undefined ? null : ms + performance.now() - at;
+}
+
+function ageWords(shown) {
+  const age = ageOf(shown);
+  if (age === null) return "–";
+  const { about, firstAgeMs } = shown;
+  if (!firstAgeMs || !about.is_live || about.headers.restored?.backfill) return duration(age);
+  return `${Math.round(firstAgeMs)} ms when drawn, now ${duration(age)}`;
 }
 
 /** The banner; hidden without text. */

@@ -1,7 +1,7 @@
 // Wires the page: what comes goes into the scene, the scene to the screen, and wishes back.
 
 import { cameraOf, cellsOf, fitted } from "./cells.js";
-import { adjustOnce, showBanner, showBars, showChannels, showFacts, showPointer, showVerdicts } from "./controls.js";
+import { adjustOnce, ageOf, showBanner, showBars, showChannels, showFacts, showPointer, showVerdicts } from "./controls.js";
 import { Link } from "./link.js";
 import { lookFor } from "./looks.js";
 import { drawOverlay } from "./overlay.js";
@@ -81,9 +81,11 @@ function draw() {
   isPlanned = false;
   if (resize()) isUnpainted = true;
   const extent = scene.extent();
-  if (extent && !scene.isFitted) {
+  const size = extent ? `${extent.x} ${extent.y} ${extent.z}` : scene.fittedTo;
+  if (extent && scene.fittedTo !== size) {
     Object.assign(scene.view, fitted(cells(), extent));
-    scene.isFitted = true;
+    scene.fittedTo = size;
+    isUnpainted = true;
   }
   if (isUnpainted) {
     isUnpainted = false;
@@ -128,7 +130,7 @@ function paint(extent) {
   if (scene.settings.mode === "block") adapt(started);
   context.scale(overlay.width / scene.width, overlay.height / scene.height);
   drawOverlay(context, scene, all, extent);
-  for (const one of scene.pictures.values()) one.drawnAt ??= performance.now();
+  for (const one of scene.pictures.values()) one.firstAgeMs ??= ageOf(one);
 }
 
 /** A block is drawn in fewer pixels where this PC takes long for it. */
@@ -200,14 +202,14 @@ function fit() {
 
 function setLayout(layout) {
   scene.settings.layout = layout;
-  scene.isFitted = false;
+  scene.fittedTo = null;
   scene.keep();
   wish();
 }
 
 function setMode(mode) {
   scene.settings.mode = mode;
-  scene.isFitted = false;
+  scene.fittedTo = null;
   scene.keep();
   wish();
 }
@@ -279,7 +281,7 @@ function listen() {
   byId("position").onchange = (event) => {
     scene.position = event.target.value;
     scene.point = null;
-    scene.isFitted = false;
+    scene.fittedTo = null;
     scene.forget(painter);
     wish();
   };
@@ -289,13 +291,16 @@ function listen() {
   };
   byId("time").oninput = (event) => goTo(Number(event.target.value));
   document.addEventListener("keydown", (event) => {
-    const isTyping = event.target.matches("input[type=number], input[type=range], select") && event.key !== "End";
+    const { target } = event;
+    const isTyping = target.matches("input[type=number], select") || (target.matches("input[type=range]") && event.key.length > 1);
     if (isTyping || event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
     const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!act || (event.key === " " && event.target.matches("button"))) return;
+    if (!act || (event.key === " " && target.matches("button"))) return;
     event.preventDefault();
     act();
   });
+  // A slider that was let go leaves the arrow keys to the pictures.
+  document.addEventListener("change", ({ target }) => target.matches("input[type=range]") && target.blur());
   document.addEventListener("visibilitychange", plan);
   new ResizeObserver(plan).observe(stage);
   picture.addEventListener("webglcontextlost", (event) => event.preventDefault());

@@ -17,7 +17,7 @@ export class Scene {
     this.point = null; // that he let go at; none while he follows
     this.revision = 0;
     this.width = this.height = 1;
-    this.isFitted = false;
+    this.fittedTo = null; // the volume's size that zoom and middle were chosen for
   }
 
   /** What the server is to send. */
@@ -70,7 +70,9 @@ export class Scene {
       before?.images.delete(name);
     }
     for (const one of before?.images.values() ?? []) painter.forget(one);
-    this.pictures.set(about.channel, { about, images: filled, at: performance.now() });
+    const isSame = before && ["session", "position", "sequence"].every((one) => before.about[one] === about[one]);
+    const firstAgeMs = isSame ? before.firstAgeMs : null;
+    this.pictures.set(about.channel, { about, images: filled, at: performance.now(), firstAgeMs });
     follow(this.look(about.channel), about.headers);
   }
 
