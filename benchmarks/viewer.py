@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from live_restore.client import Announcement, Subscriber
 from tests.browser import browsing
 from tests.conftest import free_endpoints
 
@@ -49,15 +51,40 @@ def main() -> None:
     )
     try:
         address = viewer.stdout.readline().split()[2]
-        with browsing() as browser:
-            watch(browser, address, viewer.pid, points, options.view)
+        with browsing() as browser, Newest(endpoints[0]) as newest:
+            watch(browser, address, viewer.pid, newest, points, options.view)
     finally:
         for process in (publisher, viewer):
             process.send_signal(signal.SIGTERM)
             process.wait(20)
 
 
-def watch(browser, address: str, viewer_pid: int, points: int, view: str) -> None:
+class Newest:
+    """The time point that was published last, heard by another client."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.time = -1
+        self._endpoint = endpoint
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._hear)
+
+    def __enter__(self) -> "Newest":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _hear(self) -> None:
+        with Subscriber(self._endpoint, family="announce") as subscriber:
+            while not self._done.is_set():
+                message = subscriber.receive(0.5)
+                if isinstance(message, Announcement):
+                    self.time = message.header.time
+
+
+def watch(browser, address: str, viewer_pid: int, newest: Newest, points: int, view: str) -> None:
     """Sample the page until the last time point."""
     started = time.monotonic()
     browser.page.goto(address)
@@ -72,11 +99,9 @@ def watch(browser, address: str, viewer_pid: int, points: int, view: str) -> Non
     lags, ages, memory, shown = [], [], [], set()
     while not shown or max(shown) < points - 1:
         time.sleep(0.5)
+        published = newest.time  # before the page is asked
         at = int(browser.told("time"))
-        newest = int(browser.page.get_attribute("#time", "max")) - int(
-            browser.page.input_value("#time")
-        )
-        lags.append(newest)
+        lags.append(max(published - at, 0))
         shown.add(at)
         age = re.search(r"(\d+) ms when drawn", browser.text("#brief"))
         if age:

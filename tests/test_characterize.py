@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from scipy import ndimage
 
+from live_restore.characterize.build import moved_errors
 from live_restore.characterize.ladder import Pusher, Step, as_volume, blur_steps, doses_for
 from live_restore.characterize.stacks import HighDose, read_stacks, survey, truth_kind
 from live_restore.characterize.suitable import check_files, check_noise, check_stack
@@ -206,6 +207,34 @@ def test_a_second_exposure_is_a_truth_as_well(pusher, restorer):
     ]
     # 16,000 voxels, and the noise of the second exposure.
     np.testing.assert_allclose(found[0], found[1], rtol=0.1)
+
+
+# The ladder
+
+
+def test_stacks_begin_their_ladders_at_different_places_within_a_step():
+    stack = high_dose(expose(light(1)))
+    ladders = np.array([doses_for(stack, DEMO, number) for number in range(8)])
+    steps = np.diff(np.log(ladders), axis=1)
+    np.testing.assert_allclose(steps, steps[0, 0])
+    assert ladders.max() == pytest.approx(0.8)
+    within = np.sort((np.log(ladders[0, 0]) - np.log(ladders[:, 0])) / -steps[0, 0])
+    assert (np.diff(within) < 0.25).all()  # evenly: no gap of a quarter of a step
+    assert within[-1] < 1
+
+
+def test_the_worst_of_a_rung_are_not_those_with_the_least_light():
+    rng = np.random.default_rng(0)
+    signals = np.geomspace(3, 6, 24)
+    scatter = np.exp(0.05 * rng.standard_normal(24))
+    errors = 0.3 * np.sqrt(4 / signals) * scatter
+    moved = moved_errors(signals, errors, 4.0)
+    # The slope is found from errors that scatter by a twentieth.
+    np.testing.assert_allclose(moved, 0.3 * scatter, rtol=0.03)
+    same = np.full(24, 5.0)
+    np.testing.assert_array_equal(moved_errors(same, errors, 5.0), errors)
+    few = moved_errors(signals[:3], errors[:3], 4.0)
+    np.testing.assert_array_equal(few, errors[:3])
 
 
 # Reading

@@ -19,13 +19,16 @@ from live_restore.guard.envelope import Envelope, EnvelopeCard, Limits, Rung, Sp
 from live_restore.guard.shift import Likeness
 from live_restore.volume import ModelUse
 
-__all__ = ["FEWEST_ALIKE", "build_envelope"]
+__all__ = ["FEWEST_ALIKE", "build_envelope", "moved_errors"]
 
 _USABLE = 0.7  # NRMSE: worse results teach nothing of what good ones look like
 _ALPHA = 0.1
 FEWEST_ALIKE = 4
 """Fields of view from which it can be told what is unlike them."""
 _SLACK = 1.1
+_LEAST_SPREAD = (
+    0.01  # variance of the logarithms of a rung's signals, from which a line can be drawn
+)
 
 Array = NDArray[np.float64]
 
@@ -161,12 +164,14 @@ def _rungs(
 ) -> list[Rung]:
     rungs = []
     for ones in _by_step(outcomes):
-        errors = [one.nrmse for one in ones]
+        signals = np.array([one.signal for one in ones])
+        middle = float(np.median(signals))
+        errors = moved_errors(signals, np.array([one.nrmse for one in ones]), middle)
         estimates = [one.found.error for one in ones if one.found.error is not None]
         flags = [_is_flagged(one, limits, likeness, fineness) for one in ones]
         rungs.append(
             Rung(
-                signal=round(float(np.median([one.signal for one in ones])), 3),
+                signal=round(middle, 3),
                 nrmse=round(float(np.median(errors)), 4),
                 worst=round(float(np.quantile(errors, 0.9)), 4),
                 estimate=round(float(np.median(estimates)), 4) if estimates else 1.0,
@@ -175,6 +180,28 @@ def _rungs(
             )
         )
     return rungs
+
+
+def moved_errors(signals: Array, errors: Array, to: float) -> Array:
+    """Errors of a rung as they would be at one signal: along a straight line of their logarithms.
+
+    The stacks of a rung differ in signal, since each begins its ladder at another place: the worst would be
+    those with the least light.
+
+    Parameters
+    ----------
+    signals, errors : ndarray, (acquisitions,)
+        Photoelectrons per voxel; NRMSE.
+    to : float
+        The signal.
+    """
+    x, y = np.log(np.maximum(signals, 1e-6)), np.log(np.maximum(errors, 1e-6))
+    spread = float(np.sum((x - x.mean()) ** 2))
+    if len(x) < FEWEST_ALIKE or spread < _LEAST_SPREAD * len(x):
+        return errors
+    slope = min(float(np.sum((x - x.mean()) * (y - y.mean()))) / spread, 0.0)
+    moved: Array = errors * np.exp(slope * (np.log(max(to, 1e-6)) - x))
+    return np.minimum(moved, 1.0)
 
 
 def _is_flagged(
