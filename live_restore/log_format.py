@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
+import sys
+from datetime import UTC, datetime
+from typing import Literal, TextIO
 
-__all__ = ["LineFormatter"]
+__all__ = ["JournalFormatter", "JsonFormatter", "LineFormatter", "LogFormat", "formatter_for"]
+
+LogFormat = Literal["auto", "human", "journal", "json"]
+"""``human``: time, level, message. ``journal``: level as journald reads it. ``json``: an object per line.
+``auto``: journal where standard error is connected to it, else human."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -27,3 +36,70 @@ class LineFormatter(logging.Formatter):
             lambda found: f"\\x{ord(found[0]):02x}", record.message
         ).replace("\n", "\n    ")
         return super().formatMessage(record)
+
+
+class JournalFormatter(LineFormatter):
+    """Begins each line with its priority as journald reads it; time and name are the journal's own."""
+
+    _PRIORITIES = (
+        (logging.CRITICAL, 2),
+        (logging.ERROR, 3),
+        (logging.WARNING, 4),
+        (logging.INFO, 6),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._style = logging.PercentStyle("%(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Called by the handler."""
+        priority = next((p for level, p in self._PRIORITIES if record.levelno >= level), 7)
+        lines = super().format(record).splitlines() or [""]
+        return "\n".join(f"<{priority}>{line}" for line in lines)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line.
+
+    ``at`` (UTC, ISO 8601), ``level``, ``logger``, ``thread``, ``message``, and ``traceback`` where there is one.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Called by the handler."""
+        body = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "thread": record.threadName,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            body["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(body)
+
+
+def formatter_for(wanted: LogFormat, stream: TextIO | None = None) -> logging.Formatter:
+    """The formatter for a stream.
+
+    Parameters
+    ----------
+    wanted : LogFormat
+        What the user asked for.
+    stream : text stream, optional
+        Where lines go; standard error without it.
+    """
+    if wanted == "json":
+        return JsonFormatter()
+    is_journal = wanted == "auto" and _is_journal(sys.stderr if stream is None else stream)
+    return JournalFormatter() if is_journal or wanted == "journal" else LineFormatter()
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether a stream is the one that systemd connected to the journal."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError, AttributeError):  # closed, or none of the system's
+        return False
+    return (device, inode) == (str(status.st_dev), str(status.st_ino))

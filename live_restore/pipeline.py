@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
@@ -266,6 +267,13 @@ class Stage(threading.Thread, Generic[T]):
         self._num_taken = 0
         self._num_done = 0
         self._turn = threading.Condition()
+        self._began: dict[int, float] = {}  # number of each item that is worked on
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds since the item was taken that was begun longest ago and isn't done; 0 where none is."""
+        began = min(tuple(self._began.values()), default=None)
+        return 0.0 if began is None else time.monotonic() - began
 
     def run(self) -> None:
         """Work until the queue is closed and empty, or too much has failed."""
@@ -290,6 +298,7 @@ class Stage(threading.Thread, Generic[T]):
                     return
                 number = self._num_taken
                 self._num_taken += 1
+                self._began[number] = time.monotonic()
             result: Callable[[], None] | Exception | None
             try:
                 result = self._work(item)
@@ -303,6 +312,7 @@ class Stage(threading.Thread, Generic[T]):
                 except Exception as error:  # noqa: BLE001 - kept for whoever supervises
                     self._die(error)
                 self._num_done += 1
+                del self._began[number]
                 self._turn.notify_all()
 
     def _settle(self, item: T, result: Callable[[], None] | Exception | None) -> None:

@@ -36,6 +36,8 @@ class ReloadingRestorer:
         Gives the profile as it is now; raises `ProfileError` where it is wrong.
     change_dose : callable, optional
         Takes its table [dose]; raises `ProfileError` where that needs a restart.
+    on_loading : callable, optional
+        Called with True when the profile is read again, with False when that has ended, well or not.
 
     Attributes
     ----------
@@ -48,9 +50,11 @@ class ReloadingRestorer:
         profile: Profile,
         read: Callable[[], Profile],
         change_dose: Callable[[DoseSettings], None] = lambda _: None,
+        on_loading: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._profile = profile
         self._change_dose = change_dose
+        self._on_loading = on_loading
         self._read = read
         self.reloads = {"loaded": 0, "failed": 0, "refused": 0}
         self._current: Restorer | None = None
@@ -120,10 +124,12 @@ class ReloadingRestorer:
         ProfileError
             The profile is wrong, or more than its model and guard has changed, or a model is being loaded.
         """
+        self._on_loading(True)
         try:
             return self._reload(self._read())
         except LiveRestoreError:
             self.reloads["refused"] += 1
+            self._on_loading(False)
             raise
 
     def _reload(self, profile: Profile) -> str:
@@ -150,6 +156,12 @@ class ReloadingRestorer:
         return f"loading model {profile.model.path}; volumes are restored with it when it is warm"
 
     def _load(self, profile: Profile) -> None:
+        try:
+            self._load_successor(profile)
+        finally:
+            self._on_loading(False)
+
+    def _load_successor(self, profile: Profile) -> None:
         try:
             successor = _open(profile)
             successor.__enter__()

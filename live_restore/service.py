@@ -31,7 +31,9 @@ from live_restore.errors import LiveRestoreError
 from live_restore.fates import Fates, Waiting
 from live_restore.interfaces import Event, Sink, Source, StopSignal
 from live_restore.light import LightReading
+from live_restore.liveness import Liveness
 from live_restore.monitoring import monitor
+from live_restore.notifier import Notifier
 from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
 from live_restore.profile import Profile
 from live_restore.record import Record, dose_log_file, open_ledger, open_metrics, open_spool
@@ -68,8 +70,8 @@ class Service:
     ----------
     profile : Profile
         What to run.
-    on_ready : callable, optional
-        Called once when volumes can come, from the thread that called `run`.
+    notifier : Notifier, optional
+        Told how the service is.
     read_profile : callable, optional
         Gives the profile as it is now, for `reload`; `profile` itself without it.
 
@@ -82,21 +84,24 @@ class Service:
     def __init__(
         self,
         profile: Profile,
-        on_ready: Callable[[], None] | None = None,
+        notifier: Notifier | None = None,
         read_profile: Callable[[], Profile] | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._profile = profile
-        self._on_ready = on_ready
+        self._liveness = Liveness(notifier or Notifier(), self.counts)
         self._dose = DoseControl(profile.dose, dose_log_file(profile))
         read = read_profile or (lambda: profile)
-        self._restorer = ReloadingRestorer(profile, read, self._dose.change)
+        self._restorer = ReloadingRestorer(
+            profile, read, self._dose.change, self._liveness.reloading
+        )
         self._early = Early(self._restorer)
         self._stop = StopSignal()
         self._mail: queue.SimpleQueue[str] = queue.SimpleQueue()  # names of ended threads, _STOP
         self._source_error: BaseException | None = None
         self._spool: Spool | None = None
         self._comes_again = False
+        self._source_state = "running"
         self._backfill = Backfill()
 
     def stop(self) -> None:
@@ -121,33 +126,38 @@ class Service:
             It could not start.
         """
         with ExitStack() as opened:
-            # Sinks first: viewers connect while the model loads.
-            commands = {
-                "reload": self._restorer.reload,
-                "drain": self._drain,
-                "dose-on": self._dose.switch_on,
-                "dose-off": self._dose.switch_off,
-            }
-            sinks = open_sinks(self._profile, commands, {"dose": self._dose.status})
-            for sink in sinks.values():
-                opened.enter_context(sink)
-            self._metrics = opened.enter_context(open_metrics(self._profile) or nullcontext())
-            opened.enter_context(self._restorer)
-            ledger = opened.enter_context(open_ledger(self._profile) or nullcontext())
-            self._record = Record(ledger, self._profile, self._metrics)
-            source = open_source(self._profile, ledger)
-            # What it gives it gives again to the next run, unless that was restored.
-            self._comes_again = source.is_durable and ledger is not None
-            if not source.is_durable:
-                if ledger is not None:
-                    ledger.give_up_waiting("the program ended before it was restored")
-                self._spool = opened.enter_context(open_spool(self._profile) or nullcontext())
-            opened.enter_context(self._dose)
-            opened.enter_context(source)
-            self._dose.connect(source)
-            if self._on_ready:
-                self._on_ready()
+            with self._liveness.starting():
+                source, sinks = self._open(opened)
+            logger.info("ready")
+            self._liveness.ready()
             return self._run(source, sinks)
+
+    def _open(self, opened: ExitStack) -> tuple[Source, dict[str, Sink]]:
+        # Sinks first: viewers connect while the model loads.
+        commands = {
+            "reload": self._restorer.reload,
+            "drain": self._drain,
+            "dose-on": self._dose.switch_on,
+            "dose-off": self._dose.switch_off,
+        }
+        sinks = open_sinks(self._profile, commands, {"dose": self._dose.status})
+        for sink in sinks.values():
+            opened.enter_context(sink)
+        self._metrics = opened.enter_context(open_metrics(self._profile) or nullcontext())
+        opened.enter_context(self._restorer)
+        ledger = opened.enter_context(open_ledger(self._profile) or nullcontext())
+        self._record = Record(ledger, self._profile, self._metrics)
+        source = open_source(self._profile, ledger)
+        # What it gives it gives again to the next run, unless that was restored.
+        self._comes_again = source.is_durable and ledger is not None
+        if not source.is_durable:
+            if ledger is not None:
+                ledger.give_up_waiting("the program ended before it was restored")
+            self._spool = opened.enter_context(open_spool(self._profile) or nullcontext())
+        opened.enter_context(self._dose)
+        opened.enter_context(source)
+        self._dose.connect(source)
+        return source, sinks
 
     def _run(self, source: Source, sinks: dict[str, Sink]) -> bool:
         stacks = self._profile.stacks
@@ -193,6 +203,7 @@ class Service:
             inbox.put(spooled, is_live=False)
         feeding = threading.Thread(target=self._feed, args=(source, inbox), name="source")
         threads = [feeding, restoring, *self._deliveries.values()]
+        self._liveness.watch([restoring, *self._deliveries.values()], lambda: self._source_state)
         for thread in reversed(threads):
             thread.start()
         self._supervise({thread.name for thread in threads}, inbox)
@@ -209,6 +220,7 @@ class Service:
         """Wait for all threads to end; drop what waits when told twice to stop, or out of time."""
         deadline = math.inf
         while running:
+            self._liveness.tick()
             left = deadline - time.monotonic()
             word = None
             with suppress(queue.Empty):
@@ -232,6 +244,7 @@ class Service:
                         delivery.queue.close()
             if self._stop.is_set() and deadline == math.inf:
                 deadline = time.monotonic() + self._profile.queue.shutdown_s
+                self._liveness.ending(self._profile.queue.shutdown_s)
             if time.monotonic() > deadline:
                 logger.warning("shutdown_s is over")
                 self._drop(inbox)
@@ -285,7 +298,8 @@ class Service:
                 self._take(self._assembler.add(event), inbox)
             case AcquisitionEnd():
                 self._end(event, inbox)
-            case SourceState():
+            case SourceState(text):
+                self._source_state = text or self._source_state
                 self._fates.send(event)
             case LightReading():
                 self._dose.reading(event)

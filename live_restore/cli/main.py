@@ -36,7 +36,7 @@ from live_restore.cli import (
     view,
 )
 from live_restore.errors import LiveRestoreError, ProfileError
-from live_restore.log_format import LineFormatter
+from live_restore.log_format import LogFormat, formatter_for
 from live_restore.log_limit import RepeatLimit
 
 __all__ = ["build_parser", "main"]
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     options = build_parser().parse_args(arguments)
-    _configure_logging(getattr(options, "verbose", False))
+    _configure_logging(getattr(options, "verbose", False), getattr(options, "log", "auto"))
     try:
         return int(options.run(options))
     except ProfileError as error:
@@ -99,10 +99,10 @@ def _say(error: Exception) -> None:
     print(f"live-restore: {error}", file=sys.stderr)
 
 
-def _configure_logging(is_verbose: bool) -> None:
+def _configure_logging(is_verbose: bool, log_format: LogFormat) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(RepeatLimit())  # nobody may fill the disk by what is told of his messages
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(formatter_for(log_format))
     logging.basicConfig(
         handlers=[handler],
         level=logging.DEBUG if is_verbose else logging.INFO,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from live_restore.profile import Profile
+    from live_restore.service import Service
 
 __all__ = ["add_command"]
-
-logger = logging.getLogger(__name__)
 
 
 def add_command(commands: Any) -> None:
@@ -25,17 +23,35 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("profile", help="a TOML file, or the name of a shipped profile")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line per volume")
+    parser.add_argument(
+        "--log",
+        choices=("auto", "human", "journal", "json"),
+        default="auto",
+        help="how lines of the log look: for people, with journald's priorities, or as JSON (default: journal "
+        "under systemd, else human)",
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from live_restore.cli.profiles import open_profile
+    from live_restore.errors import LiveRestoreError
+    from live_restore.notifier import Notifier
     from live_restore.service import Service
 
     def read() -> Profile:
         return open_profile(options.profile)
 
-    service = Service(read(), on_ready=lambda: logger.info("ready"), read_profile=read)
+    notifier = Notifier.from_environment()
+    try:
+        service = Service(read(), notifier, read)
+        return _run_service(service)
+    except LiveRestoreError as error:
+        notifier.status(f"could not start: {error}")
+        raise
+
+
+def _run_service(service: Service) -> int:
     handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM), service.stop)
     if hasattr(signal, "SIGHUP"):  # not on Windows: live-restore reload
         handlers[signal.SIGHUP] = service.reload
