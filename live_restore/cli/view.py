@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import signal
-import sys
-import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     from live_restore.client import ClientKeys
@@ -62,6 +57,8 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    import asyncio
+
     from live_restore.client import ClientKeys
 
     control = options.control or control_beside(options.endpoint)
@@ -89,6 +86,8 @@ def control_beside(endpoint: str) -> str:
     ViewerError
         The data port has no number.
     """
+    from urllib.parse import urlsplit, urlunsplit
+
     from live_restore.errors import ViewerError
 
     parts = urlsplit(endpoint)
@@ -106,6 +105,11 @@ def control_beside(endpoint: str) -> str:
 async def _serve(
     options: argparse.Namespace, control: str, keys: ClientKeys | None, encoding: Encoding
 ) -> None:
+    import asyncio
+    import signal
+    import sys
+    import webbrowser
+
     from live_restore.errors import ViewerError
     from live_restore.viewer.feed import Feed
     from live_restore.viewer.server import serve_page
