@@ -87,7 +87,24 @@ def test_each_shipped_profile_is_valid(name: str) -> None:
 
 
 def test_shipped_profiles_are_found() -> None:
-    assert {"demo", "democam", "watched-folder"} <= shipped_profiles().keys()
+    assert shipped_profiles().keys() == {
+        "cpu-only",
+        "demo",
+        "democam",
+        "ingest",
+        "micromanager",
+        "multi-gpu",
+        "own-acquisition",
+        "watched-folder",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(shipped_profiles()))
+def test_each_shipped_profile_says_in_its_first_line_what_it_is_for(name: str) -> None:
+    lines = shipped_profiles()[name].read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# ")
+    assert len(lines[0]) < 120
+    assert sum("# " in line for line in lines) >= 3
 
 
 def test_an_unknown_profile_names_the_shipped_ones() -> None:
