@@ -2,6 +2,7 @@
 
 __all__ = [
     "CalibrationError",
+    "DeviceLostError",
     "KeyFileError",
     "LedgerError",
     "LiveRestoreError",
@@ -45,6 +46,10 @@ class ModelError(LiveRestoreError):
 
 class RestoreError(LiveRestoreError):
     """A volume can't be restored, or the device that should do it isn't there."""
+
+
+class DeviceLostError(LiveRestoreError):
+    """The device that restores is lost to this process; a new one may have it again."""
 
 
 class SinkError(LiveRestoreError):

@@ -236,6 +236,8 @@ class Stage(threading.Thread, Generic[T]):
         So many in a row end the stage.
     num_workers : int
         How many items are worked on at once.
+    fatal : tuple of type
+        Exceptions that end the stage at once.
 
     Attributes
     ----------
@@ -252,6 +254,7 @@ class Stage(threading.Thread, Generic[T]):
         on_end: Callable[[], None],
         max_failures: int = 5,
         num_workers: int = 1,
+        fatal: tuple[type[Exception], ...] = (),
     ) -> None:
         super().__init__(name=name)
         self.queue = queue
@@ -262,6 +265,7 @@ class Stage(threading.Thread, Generic[T]):
         self._max_failures = max_failures
         self._num_failures = 0  # in a row
         self._num_workers = num_workers
+        self._fatal = fatal
         self._items = iter(queue)
         self._taking = threading.Lock()
         self._num_taken = 0
@@ -325,7 +329,7 @@ class Stage(threading.Thread, Generic[T]):
         except Exception as error:
             self._num_failures += 1
             self._on_failure(item, error)
-            if self._num_failures >= self._max_failures:
+            if self._num_failures >= self._max_failures or isinstance(error, self._fatal):
                 raise
 
     def _die(self, error: Exception) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from live_restore.errors import LiveRestoreError, ProfileError
+from live_restore.errors import DeviceLostError, LiveRestoreError, ProfileError
 from live_restore.guard import open_guard
 from live_restore.interfaces import Restorer
 from live_restore.profile import DoseSettings, Profile
@@ -80,12 +80,54 @@ class ReloadingRestorer:
                 self._loading.join()
             restorer, self._current = self._current, None
         if restorer is not None:
-            restorer.__exit__(kind, error, traceback)
+            try:
+                restorer.__exit__(kind, error, traceback)
+            except RuntimeError as failure:  # a lost device can't be closed either
+                logger.warning("the restorer's end: %s", str(failure).splitlines()[0])
 
     def restore(self, volume: Volume) -> Restored:
-        """See `Restorer.restore`."""
-        with self._using() as restorer:
-            return restorer.restore(volume)
+        """See `Restorer.restore`.
+
+        Where the device is lost, it is opened anew; with ``device = "auto"`` the processor takes its place if
+        that fails.
+
+        Raises
+        ------
+        DeviceLostError
+            It is lost to this process.
+        """
+        from live_restore.restore.loss import telling_of_loss
+
+        restorer = self._current
+        try:
+            with self._using() as restorer, telling_of_loss():
+                return restorer.restore(volume)
+        except DeviceLostError as error:
+            self._open_anew(restorer, error)
+        with self._using() as successor, telling_of_loss():
+            return successor.restore(volume)
+
+    def _open_anew(self, lost: Restorer | None, error: DeviceLostError) -> None:
+        """Another restorer in place of one whose device is lost, unless somebody was faster."""
+        with self._reloads:
+            if self._current is not lost:
+                return
+            logger.error("%s: it is opened anew", error)
+            model = self._profile.model
+            devices = (model.device, "cpu") if model.device == "auto" else (model.device,)
+            for device in devices:
+                changed = model.model_copy(update={"device": device})
+                try:
+                    successor = _open(self._profile.model_copy(update={"model": changed}))
+                    successor.__enter__()
+                except (LiveRestoreError, RuntimeError) as failure:
+                    logger.error("%s: %s", device, str(failure).splitlines()[0])
+                    continue
+                with self._in_use:
+                    self._current = successor
+                logger.warning("volumes are restored again, device %s", device)
+                return
+        raise error
 
     def advance(self, growing: Sequence[GrowingVolume]) -> bool:
         """See `Restorer.advance`."""

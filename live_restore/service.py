@@ -27,7 +27,7 @@ from live_restore.backfill import Backfill
 from live_restore.delivery import Delivery
 from live_restore.dose_control import DoseControl
 from live_restore.early import Early
-from live_restore.errors import LiveRestoreError
+from live_restore.errors import DeviceLostError, LiveRestoreError
 from live_restore.fates import Fates, Waiting
 from live_restore.interfaces import Event, Sink, Source, StopSignal
 from live_restore.light import LightReading
@@ -196,6 +196,7 @@ class Service:
             self._restore_failed,
             lambda: self._after_restoring(inbox, restoring),
             num_workers=self._restorer.num_workers,
+            fatal=(DeviceLostError,),
         )
         queues = inbox, self._spool, self._restorer, self._deliveries, sinks
         monitor(self._metrics, source, self._assembler, *queues)
@@ -345,6 +346,8 @@ class Service:
         try:
             volume = waiting.load() if isinstance(waiting, Spooled) else waiting
             return partial(self._restored, waiting, self._restorer.restore(volume))
+        except DeviceLostError:
+            raise
         except LiveRestoreError as error:
             # Understood, and this volume's own fault: however many there are, the next may be well.
             return partial(self._give_up, waiting, str(error), "refused")
@@ -359,6 +362,11 @@ class Service:
         self._fates.discard(waiting)
 
     def _restore_failed(self, volume: Waiting, error: Exception) -> None:
+        if isinstance(error, DeviceLostError):
+            # Not the volume's fault: the service manager starts the program again, and that restores it.
+            logger.error("%s", error)
+            self._fates.keep_or_skip(volume, str(error))
+            return
         logger.error("%s: restoration failed", volume.key, exc_info=error)
         self._give_up(volume, f"restoration failed: {type(error).__name__}: {error}", "failed")
 
