@@ -18,7 +18,7 @@ from live_restore.characterize.ladder_folder import LadderCard
 from live_restore.characterize.ladder_report import sentences
 from live_restore.errors import CalibrationError
 from live_restore.guard.camera import find_camera
-from live_restore.guard.dose import MARGIN
+from live_restore.guard.dose import MARGIN_ALIKE
 from live_restore.restore.manner import Manner
 from live_restore.restore.model import load_model
 from live_restore.restore.restorer import RcanRestorer
@@ -213,7 +213,7 @@ def test_advice_is_right_within_a_step(climbed, target):
         )
         for value in values
     }
-    right = min(value for value in values if means[value] * MARGIN <= target)
+    right = min(value for value in values if means[value] * MARGIN_ALIKE <= target)
     assert advice.enough is not None
     assert abs(values.index(advice.enough.value) - values.index(right)) <= 1
     assert means[advice.enough.value] <= target

@@ -20,7 +20,7 @@ from live_restore.characterize.exposure_ladder import (
 from live_restore.characterize.ladder import Outcome, Pusher, Step, true_nrmse
 from live_restore.characterize.stacks import HighDose
 from live_restore.guard.camera import CameraCalibration
-from live_restore.guard.dose import MARGIN, DoseCurve
+from live_restore.guard.dose import MARGIN_ALIKE, DoseCurve
 from live_restore.restore.restorer import RcanRestorer
 from live_restore.volume import AcquisitionInfo, ModelUse, Volume, VolumeKey, utc_now
 
@@ -187,9 +187,9 @@ class LadderAdvice:
     curve : DoseCurve
         Of the median NRMSE, by dose in normal stacks.
     enough : LadderRow or None
-        The lowest step that meets the target with `MARGIN` in each field, as do all above it.
+        The lowest step that meets the target with `MARGIN_ALIKE` in each field, as do all above it.
     dose : float or None
-        By the curve: what meets it with `MARGIN`; None where no dose does, or it is far beyond all steps.
+        By the curve: what meets it with `MARGIN_ALIKE`; None where no dose does, or it is far beyond all steps.
     """
 
     target: float
@@ -222,10 +222,10 @@ def advise_ladder(climbs: Sequence[Climb], target: float) -> LadderAdvice:
     curve = DoseCurve.fit({row.dose: row.nrmse for row in rows})
     enough = None
     for row in reversed(rows):
-        if row.worst * MARGIN > target:
+        if row.worst * MARGIN_ALIKE > target:
             break
         enough = row
-    return LadderAdvice(target, rows, curve, enough, curve.dose_for(target / MARGIN))
+    return LadderAdvice(target, rows, curve, enough, curve.dose_for(target / MARGIN_ALIKE))
 
 
 def _row(value: float, fields: dict[str, list[StepResult]]) -> LadderRow:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from live_restore.characterize.climbing import Climb, LadderAdvice
 from live_restore.characterize.ladder_folder import LadderCard
-from live_restore.guard.dose import MARGIN
+from live_restore.guard.dose import MARGIN_ALIKE
 
 __all__ = ["draw_ladder"]
 
@@ -74,7 +74,11 @@ def draw_ladder(
         )  # fmt: skip
     axes.axhline(advice.target, color=_TARGET, linewidth=1.2, label=f"target {advice.target:g}")
     axes.axhline(
-        advice.target / MARGIN, color=_TARGET, linewidth=1, linestyle="--", label="with margin"
+        advice.target / MARGIN_ALIKE,
+        color=_TARGET,
+        linewidth=1,
+        linestyle="--",
+        label="with margin",
     )
     if advice.enough is not None:
         axes.axvline(

@@ -7,7 +7,7 @@ from typing import Any
 
 from live_restore.characterize.climbing import Climb, LadderAdvice
 from live_restore.characterize.ladder_folder import LadderCard
-from live_restore.guard.dose import MARGIN
+from live_restore.guard.dose import MARGIN_ALIKE
 from live_restore.guard.envelope import Envelope
 
 __all__ = ["as_document", "sentences"]
@@ -70,7 +70,7 @@ def _too_little(advice: LadderAdvice, card: LadderCard) -> str:
     if top.worst <= advice.target:
         return (
             f"The highest step, {top.value:g} {card.unit}, just meets the target of {advice.target:.2f} (NRMSE "
-            f"{top.worst:.2f}), without the margin of {MARGIN:g}: keep it, or give a little more light."
+            f"{top.worst:.2f}), without the margin of {MARGIN_ALIKE:g}: keep it, or give a little more light."
         )
     if advice.is_floor or advice.dose is None:
         return (
