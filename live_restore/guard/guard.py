@@ -31,6 +31,9 @@ from live_restore.volume import Restored
 __all__ = ["Guard", "Measurement"]
 
 _MOST_STREAMS = 1000
+_HELD_MARGIN = 1.15
+"""Of the signal below which no dose is advised: there one of ten acquisitions missed the target, and a volume's signal
+isn't known exactly. Without it 18 % of 38 volumes missed it, with 1.1 to 1.3 one of them did."""
 _FEWEST_SUMMED = 2_000_000  # voxels
 _MOST_PARTS = 64  # of a volume
 _FIRST_PARTS = (
@@ -295,7 +298,7 @@ class Guard:
         stream.bleaching.add(restored.raw.received_s, found.signal)
         needed = specimen.signal_for(self._target) if specimen else None
         left = stream.bleaching.time_left_s(needed) if needed else None
-        held = needed / found.signal if needed and found.signal else 0.0
+        held = _HELD_MARGIN * needed / found.signal if needed and found.signal else 0.0
         margin = MARGIN_ALIKE if is_alike else MARGIN
         return advise(self._target, found.error, found.at_less, held, left, margin)
 
