@@ -89,7 +89,12 @@ def watch(browser, address: str, viewer_pid: int, newest: Newest, points: int, v
     started = time.monotonic()
     browser.page.goto(address)
     browser.page.wait_for_selector("body[data-channels='1'], body[data-channels='2']")
-    print(f"first picture {time.monotonic() - started:.2f} s after the page was asked for")
+    paint = browser.page.evaluate(
+        "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN"
+    )
+    print(
+        f"first paint {paint / 1000:.2f} s, first picture {time.monotonic() - started:.2f} s after the page was asked for"
+    )
     browser.press(KEYS[view])
     processes = {"viewer": [psutil.Process(viewer_pid)]}
     for one in psutil.Process().children(recursive=True):
