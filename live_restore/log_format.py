@@ -8,9 +8,19 @@ import os
 import re
 import sys
 from datetime import UTC, datetime
-from typing import Literal, TextIO
+from typing import Literal, TextIO, get_args
 
-__all__ = ["JournalFormatter", "JsonFormatter", "LineFormatter", "LogFormat", "formatter_for"]
+__all__ = [
+    "JournalFormatter",
+    "JsonFormatter",
+    "LineFormatter",
+    "LogFormat",
+    "choose_format",
+    "chosen_format",
+    "formatter_for",
+]
+
+_VARIABLE = "LIVE_RESTORE_LOG"
 
 LogFormat = Literal["auto", "human", "journal", "json"]
 """``human``: time, level, message. ``journal``: level as journald reads it. ``json``: an object per line.
@@ -77,6 +87,17 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             body["traceback"] = self.formatException(record.exc_info)
         return json.dumps(body)
+
+
+def choose_format(wanted: LogFormat) -> None:
+    """The format of this process and of those that it starts."""
+    os.environ[_VARIABLE] = wanted
+
+
+def chosen_format() -> LogFormat:
+    """What `choose_format` was told last, here or in the process that started this one."""
+    word = os.environ.get(_VARIABLE)
+    return next((one for one in get_args(LogFormat) if one == word), "auto")
 
 
 def formatter_for(wanted: LogFormat, stream: TextIO | None = None) -> logging.Formatter:

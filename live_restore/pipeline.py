@@ -335,4 +335,7 @@ class Stage(threading.Thread, Generic[T]):
     def _die(self, error: Exception) -> None:
         self.error = self.error or error
         self.queue.close()  # another may wait for an item
-        logger.error("stage %s ends after %d failures in a row", self.name, self._num_failures)
+        if isinstance(error, self._fatal):
+            logger.error("stage %s ends: %s", self.name, error)
+        else:
+            logger.error("stage %s ends after %d failures in a row", self.name, self._num_failures)

@@ -8,7 +8,13 @@ import sys
 
 import pytest
 
-from live_restore.log_format import JournalFormatter, JsonFormatter, LineFormatter, formatter_for
+from live_restore.log_format import (
+    JournalFormatter,
+    JsonFormatter,
+    LineFormatter,
+    chosen_format,
+    formatter_for,
+)
 from tests.conftest import live_restore
 
 
@@ -82,3 +88,12 @@ def test_a_daemons_log_is_json_where_it_is_wanted(tmp_path):
     assert done.returncode == 0
     bodies = [json.loads(line) for line in done.stderr.splitlines()]
     assert "ready" in [one["message"] for one in bodies]
+
+
+def test_the_processes_beside_the_daemon_write_as_it_does(monkeypatch):
+    monkeypatch.delenv("LIVE_RESTORE_LOG", raising=False)
+    assert chosen_format() == "auto"
+    monkeypatch.setenv("LIVE_RESTORE_LOG", "json")
+    assert chosen_format() == "json"
+    monkeypatch.setenv("LIVE_RESTORE_LOG", "nonsense")
+    assert chosen_format() == "auto"

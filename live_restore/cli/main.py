@@ -37,7 +37,7 @@ from live_restore.cli import (
     view,
 )
 from live_restore.errors import LiveRestoreError, ProfileError
-from live_restore.log_format import LogFormat, formatter_for
+from live_restore.log_format import LogFormat, choose_format, formatter_for
 from live_restore.log_limit import RepeatLimit
 
 __all__ = ["build_parser", "main"]
@@ -104,6 +104,7 @@ def _say(error: Exception) -> None:
 def _configure_logging(is_verbose: bool, log_format: LogFormat) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(RepeatLimit())  # nobody may fill the disk by what is told of his messages
+    choose_format(log_format)
     handler.setFormatter(formatter_for(log_format))
     logging.basicConfig(
         handlers=[handler],

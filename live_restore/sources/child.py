@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from live_restore.light import Adjustment
+from live_restore.log_format import chosen_format, formatter_for
 
 __all__ = ["GONE", "LIGHT", "ChildProcess", "Orders", "end_at_once", "read_adjustment"]
 
@@ -30,8 +31,6 @@ GONE = "gone"
 
 LIGHT = "light "
 """Begins the word by which a child is asked for other light; JSON follows."""
-
-_LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
 class ChildProcess:
@@ -147,12 +146,10 @@ class Orders:
         self._words: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._on_word = on_word or self._words.put
         self.values: dict[str, Any] = json.loads(sys.stdin.readline() or "{}")
-        logging.basicConfig(
-            stream=sys.stderr,
-            level=self.values.get("log_level", logging.INFO),
-            format=_LOG_FORMAT,
-            datefmt="%H:%M:%S",
-        )
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(formatter_for(chosen_format()))
+        level = self.values.get("log_level", logging.INFO)
+        logging.basicConfig(handlers=[handler], level=level)
         for name in ("ndstorage", "asyncio"):
             logging.getLogger(name).setLevel(logging.WARNING)
         threading.Thread(target=self._listen, name="orders", daemon=True).start()
