@@ -166,10 +166,13 @@ def test_the_shipped_profiles_are_listed():
     done = live_restore("profiles")
     assert done.returncode == 0
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "cpu-only",
         "demo",
         "democam",
         "ingest",
         "micromanager",
+        "multi-gpu",
+        "own-acquisition",
         "watched-folder",
     ]
     assert live_restore("profiles", "nonesuch").returncode == 2

@@ -17,6 +17,8 @@ _CUT_OFF = 0.02
 _BELOW_OFFSET = 2.0  # standard deviations of the read-out
 _VOXELS = 1.25
 _BRIGHTER = 1.5  # than the envelope's brightest
+_SURELY_LESS = 1.2
+"""Times less light than is needed: nearer to it a volume's signal, which is known to a tenth or so, isn't surely below."""
 
 _BLUR = "blur: a blurred structure can be restored faithfully, and stays blurred"
 _SHARPENING = "detail that a sharpening model adds beyond the raw volume's resolution"
@@ -198,10 +200,9 @@ def _signal(rules: _Rules, found: Findings, specimen: Specimen | None, target: f
             is_red=True,
         )
         return
+    lack = needed / max(found.signal, 1e-6) * (1 if needed > low else 0.99)
     rules.check(
-        needed / max(found.signal, 1e-6) * (1 if needed > low else 0.99),
-        f"{here}; this model was shown to hold from {needed:.1f}",
-        is_red=True,
+        lack, f"{here}; this model was shown to hold from {needed:.1f}", is_red=lack > _SURELY_LESS
     )
     rules.check(
         found.signal / (_BRIGHTER * high),
