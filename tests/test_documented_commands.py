@@ -109,8 +109,6 @@ def page_opens(found):
 
 @step
 def uses_the_default_model(at, file):
-    if (at.folder / "today").is_dir():
-        stacks("today/next.ome.tif")(at)
     told = lambda: ask_daemon(at.settings(file))["model"]["name"]  # noqa: E731
     wait_for(lambda: told() == "demonstration-denoiser", "the other model")
 
@@ -121,8 +119,7 @@ def uses_the_default_model(at, file):
 TINY = {'path = "default"': "path = '{tiny}'"}  # an untrained model
 SMALL = TINY | {"[24, 144, 144]": "[6, 48, 48]", "interval_s = 4.0": "interval_s = 0.2"}
 KEYS = {"[publish]": '[publish]\nkeys = "default"'}
-TODAY = (folder("today"), stacks("today/cell.ome.tif"))
-MY_FOLDER = (*TODAY, profile("my.toml", "watched-folder"))
+MY_FOLDER = (folder("today"), stacks("today/cell.ome.tif"), profile("my.toml", "watched-folder"))
 MY_SCOPE = (profile("scope.toml", "micromanager"),)
 SIMULATED = (profile("small.toml", "demo", SMALL),)
 WITH_KEYS = (keys(), profile("profile.toml", "demo", SMALL | KEYS))
@@ -349,7 +346,7 @@ STORIES = {
         finds=MY_FOLDER, beside=daemon("my.toml", is_written), says=("```\n[program]", "somebody listens", "1 seen"),
     ),
     "live-restore reload my.toml": Story(
-        finds=(*TODAY, keys(), profile("my.toml", "watched-folder", TINY | KEYS)),
+        finds=(keys(), profile("my.toml", "demo", SMALL | KEYS)),
         beside=daemon("my.toml", then=wants_the_default_model("my.toml")),
         says=("loading model",), leaves=(uses_the_default_model("my.toml"),),
     ),
