@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -323,6 +323,10 @@ def test_a_frozen_page_disturbs_nobody_and_catches_up_at_once(endpoints):
 
 
 def renderers():
-    """The processes of all browsers that run pages."""
-    children = psutil.Process(os.getpid()).children(recursive=True)
-    return [one for one in children if "--type=renderer" in one.cmdline()]
+    """The processes of all browsers that run pages, but for those that have ended."""
+    found = []
+    for one in psutil.Process(os.getpid()).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a zombie is one too
+            if "--type=renderer" in one.cmdline():
+                found.append(one)
+    return found
