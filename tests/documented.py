@@ -250,6 +250,8 @@ def folder(at, name):
 @step
 def profile(at, file, shipped, changes=()):
     """A shipped profile, as ``live-restore profiles`` prints it, with changes, on ports that are free."""
+    if shipped == "democam":
+        pytest.importorskip("mm_test_adapters")
     code, text = in_this_process(at, ["profiles", shipped])
     assert code == 0
     for before, after in dict(changes).items():
@@ -271,9 +273,9 @@ def stacks(at, *files):
 
 
 @step
-def specimens(at, low="", high="", truth=""):
+def specimens(at, low="", high="", truth="", num=2):
     """Folders of the same fields of view, simulated nuclei: with a tenth of the light, with all, without noise."""
-    for seed in range(2):
+    for seed in range(num):
         photons, name = light(seed), f"cell_{seed}.ome.tif"
         if low:
             write(at.folder / low / name, expose(photons / 10, 100))

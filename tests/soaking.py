@@ -42,8 +42,8 @@ SHAPE = NUM_SLICES, *SHAPE_YX = 8, 96, 96
 CHANNELS, POSITIONS = ("DAPI", "FITC"), ("A", "B")
 PATIENCE_S = 120.0
 WRITTEN, CUT = "", "planes are missing"
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-"""Of each program. glibc keeps what is freed for later; this way it gives arrays back, and memory is what is held."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+"""Of each program: three daemons share the processor."""
 GOOD = {"written", "told", "unwritten"}
 """See `Daemon.fates`."""
 SENT = {  # what the reason says for which such a stack isn't restored
@@ -76,10 +76,10 @@ def deck(rng: random.Random, *cards: Any) -> Iterator[Any]:
 
 def works(*command: object) -> bool:
     """Whether a program did what it should."""
-    with suppress(OSError):  # there is none of this name
-        words = [str(word) for word in command]
-        return subprocess.run(words, capture_output=True, check=False).returncode == 0
-    return False
+    try:
+        return not subprocess.run([*map(str, command)], capture_output=True, check=False).returncode
+    except OSError:  # there is none of this name
+        return False
 
 
 class Program:
@@ -122,9 +122,8 @@ class Program:
         samples = max(self.samples.values(), key=len)
         quarter = max(1, len(samples) // 4)
         parts = samples[quarter : 2 * quarter], samples[-quarter:]
-        return list(
-            zip(*([median(one) for one in zip(*part, strict=True)] for part in parts), strict=True)
-        )
+        before, after = ([median(one) for one in zip(*part, strict=True)] for part in parts)
+        return list(zip(before, after, strict=True))
 
     def await_word(self, word: bytes, act: Callable[[], Any], file: str = "log") -> None:
         """Do something, and wait until the program says after it what it is to say."""
@@ -178,7 +177,7 @@ class Daemon(Program):
 
     def faults(self) -> dict[str, Fault]:
         some: dict[str, Fault] = {
-            "output folder gone": lambda rng: self._lose_folder(rng.uniform(1, 5)),
+            "output folder gone": self._lose_folder,
             "broken profile, then a good one": self._reload,
             "garbage at its ports": self._throw_garbage,
         }
@@ -193,19 +192,20 @@ class Daemon(Program):
         link.symlink_to(to)
         link.replace(self._out)
 
-    def _lose_folder(self, seconds: float) -> None:
+    def _lose_folder(self, rng: random.Random) -> None:
         self._lead(self._nowhere)
-        time.sleep(seconds)
+        time.sleep(rng.uniform(1, 5))
         self._lead(self.disk)
 
     def _remount(self, rng: random.Random, fault: str | None, healed: str) -> None:
         def remount(option: str | None) -> bool:
-            full = f"size={psutil.disk_usage(str(self.disk)).used}"
+            full = f"size={max(4096, psutil.disk_usage(str(self.disk)).used)}"  # 0 is no limit
             return works("mount", "-o", f"remount,{option or full}", self.disk)
 
-        wait_for(lambda: remount(fault), "a moment in which nothing is written", PATIENCE_S)
+        # Refused at times: while a file is written, and while another thread mounts.
+        wait_for(lambda: remount(fault), "the fault", PATIENCE_S)
         time.sleep(rng.uniform(1, 5))
-        assert remount(healed)
+        wait_for(lambda: remount(healed), "its end", PATIENCE_S)
 
     def _hang_up(self, text: str, answer: bytes) -> None:
         self._profile.write_text(text, encoding="utf-8")
