@@ -394,7 +394,6 @@ def test_each_documented_command_is_in_the_table_and_no_other():
     assert not STORIES.keys() & NEED_HARDWARE.keys()
 
 
-@pytest.mark.slow  # two minutes on a core of its own, four beside other work
 @pytest.mark.parametrize("command", STORIES, ids=str)
 def test_it_does_what_the_docs_say(command, workspace):
     STORIES[command].execute(command, workspace)
