@@ -23,14 +23,14 @@ __all__ = [
 _VARIABLE = "LIVE_RESTORE_LOG"
 
 LogFormat = Literal["auto", "human", "journal", "json"]
-"""``human``: time, level, message. ``journal``: level as journald reads it. ``json``: an object per line.
+"""``human``: date, time, level, message. ``journal``: level as journald reads it. ``json``: an object per line.
 ``auto``: journal where standard error is connected to it, else human."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class LineFormatter(logging.Formatter):
-    """Begins a line with time and level, and nothing else can.
+    """Begins a line with date, time and level, and nothing else can.
 
     Names come from files and from other programs. Control characters in them are shown as numbers, so
     that they steer no terminal, and further lines of a message are indented, so that they aren't
@@ -38,7 +38,7 @@ class LineFormatter(logging.Formatter):
     """
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Called by `format` for all but tracebacks."""

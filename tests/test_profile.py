@@ -117,3 +117,22 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ProfileError, match="can't be read"):
         load_profile(path)
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        pytest.param("utf-16", id="as PowerShell's > writes it"),
+        pytest.param("utf-8-sig", id="as Notepad writes it"),
+    ],
+)
+def test_a_profile_is_read_as_windows_writes_it(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "my.toml"
+    text = shipped_profiles()["watched-folder"].read_text(encoding="utf-8")
+    path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert load_profile(path).source.kind == "folder"
+
+
+@pytest.mark.parametrize("name", sorted(shipped_profiles()))
+def test_each_shipped_profile_survives_any_code_page(name: str) -> None:
+    assert shipped_profiles()[name].read_bytes().isascii()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import tomllib
 from collections.abc import Mapping
@@ -34,12 +35,18 @@ def load_profile(path: Path, folder: Path | None = None) -> Profile:
         Unreadable or wrong; the message names each key, its value and a remedy, a line each.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _decode(path.read_bytes())
     except FileNotFoundError as error:
         raise ProfileError(f"profile {path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ProfileError(f"profile {path}: can't be read: {error}") from error
     return parse_profile(text, path, folder)
+
+
+def _decode(written: bytes) -> str:
+    """TOML is UTF-8; PowerShell 5 writes UTF-16 into a file, and Notepad a mark before UTF-8."""
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return written.decode("utf-16" if written.startswith(marks) else "utf-8-sig")
 
 
 def parse_profile(text: str, path: Path, folder: Path | None = None) -> Profile:
