@@ -86,7 +86,9 @@ def test_failed_volumes_are_told_of_and_tried_again_when_asked(tmp_path, tiny_mo
     with daemon(profile) as process:
         wait_for(lambda: status(profile)["failed"] == 1, "the failure")
         assert [one["key"]["acquisition"] for one in status(profile)["problems"]] == ["bad"]
-        assert "failed: bad" in live_restore("status", profile).stdout
+        told = live_restore("status", profile).stdout
+        assert "failed: bad" in told
+        assert told.endswith(f"ledger: {status(profile)['ledger']}\n")
         assert "1 volumes" in live_restore("retry", profile).stdout
         wait_for(lambda: status(profile)["failed"] == 1, "another try")
         process.terminate()

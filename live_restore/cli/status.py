@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from live_restore.ledger import Counts, Problem
     from live_restore.profile import Profile
 
@@ -50,15 +52,24 @@ def _run(options: argparse.Namespace) -> int:
             "source": source,
             "model": model,
             "dose": answer.get("dose") if answer else None,
-            "ledger": str(file),
+            "ledger": None if file is None else str(file),
             "problems": [dataclasses.asdict(one) for one in problems],
         }
         print(json.dumps(body))
     else:
         _print(counts, problems, source, model)
+        _print_place(file)
         if answer and (dose := answer.get("dose")) and dose.get("control") != "off":
             print("\n".join(dose_lines(dose)))
     return 0
+
+
+def _print_place(ledger: Path | None) -> None:
+    """Where the numbers come from: another user's daemon, or a service, may keep its ledger elsewhere."""
+    if ledger is None:
+        print("no ledger: a simulated microscope keeps none")
+    else:
+        print(f"ledger: {ledger}{'' if ledger.is_file() else ' (not there yet)'}")
 
 
 def ask_daemon(profile: Profile) -> Mapping[str, Any] | None:
