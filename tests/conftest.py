@@ -43,6 +43,26 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Files that take longest, begun first: else one of them is what everybody waits for in the end.
+_LONGEST = (
+    *(
+        "test_soak",
+        "test_documented_commands",
+        "test_systemd",
+        "test_archive",
+        "test_train",
+        "test_cli",
+    ),
+    *("test_viewer_page", "test_engine", "test_acquisition", "test_restarts"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order of files; within each, as written."""
+    rank = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(_LONGEST)))
+
+
 @pytest.fixture(autouse=True)
 def state_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where this computer keeps the state of programs, for this test alone."""

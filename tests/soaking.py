@@ -24,7 +24,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -118,11 +117,14 @@ class Program:
             self.samples.setdefault(one.pid, []).append(taken)
 
     def growth(self) -> list[tuple[float, float]]:
-        """Medians of the second and the last quarter of what `measure` noted, for the process that lived longest."""
+        """The least in the second and in the last quarter of what `measure` noted, for the process that lived longest.
+
+        What is there for a while only, as a second model while it takes the first one's place, doesn't count.
+        """
         samples = max(self.samples.values(), key=len)
         quarter = max(1, len(samples) // 4)
         parts = samples[quarter : 2 * quarter], samples[-quarter:]
-        before, after = ([median(one) for one in zip(*part, strict=True)] for part in parts)
+        before, after = ([min(one) for one in zip(*part, strict=True)] for part in parts)
         return list(zip(before, after, strict=True))
 
     def await_word(self, word: bytes, act: Callable[[], Any], file: str = "log") -> None:

@@ -193,7 +193,7 @@ LACKS_NAPARI = {"ends": 3, "says": ('pip install "live-restore[napari]"',)}
 ORCA = 'live-restore calibrate --camera "Orca Flash" --mode "16 bit, slow scan"'
 STORIES = {
     # README, index
-    "live-restore demo": Story(more="--volumes 2 --rungs 0", says=("Restoration gains",)),
+    "live-restore demo": Story(more="--volumes 2 --rungs 1", says=("Restoration gains", "watched-folder")),
     "live-restore run demo": Story(
         finds=(profile("demo.toml", "demo"),), instead={"run demo": "run demo.toml"},  # on ports that are free
         more="--verbose", runs=until("restored in"), says=("done: volumes",),

@@ -1,10 +1,9 @@
-"""What the README says is run."""
+"""What README and docs say beside commands, which tests/test_documented_commands.py executes."""
 
 import itertools
 import json
 import re
 import shlex
-import shutil
 import threading
 import tomllib
 from pathlib import Path
@@ -20,7 +19,7 @@ from live_restore.sinks.publisher import Publisher
 from live_restore.sources.ingest import Ingest
 from live_restore.train.config import check_config
 from live_restore.volume import Plane, SourceState
-from tests.conftest import DATA, live_restore, make_restored, wait_for
+from tests.conftest import make_restored, wait_for
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,39 +63,6 @@ def test_the_readme_has_the_two_commands_that_do_everything():
 )
 def test_each_documented_command_is_one(command):
     build_parser().parse_args(shlex.split(command.partition(">")[0])[1:])
-
-
-def test_the_demo_runs_as_the_readme_says():
-    assert "live-restore demo" in COMMANDS
-    done = live_restore("demo")
-    assert done.returncode == 0, done.stderr
-    assert "Restoration gains" in done.stdout
-    assert "watched-folder" in done.stdout
-
-
-def test_a_profile_is_made_and_checked_as_the_readme_says(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    command = next(c for c in COMMANDS if " profiles " in c)
-    arguments, _, file = command.partition(" > ")
-    done = live_restore(*shlex.split(arguments)[1:])
-    Path(file).write_text(done.stdout, encoding="utf-8")
-    assert f"live-restore check {file}" in COMMANDS
-    assert f"live-restore run {file}" in COMMANDS
-    missing = live_restore("check", file)
-    assert missing.returncode == 2
-    assert str(tmp_path / "today") in missing.stdout
-    Path("today").mkdir()
-    assert "FAILED" not in live_restore("check", file).stdout.partition("publish")[0]
-
-
-def test_restore_runs_as_the_readme_says(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("stacks").mkdir()
-    shutil.copy(DATA / "stardist_img3d.tif", "stacks")
-    command = next(c for c in COMMANDS if " restore " in c)
-    done = live_restore(*shlex.split(command)[1:])
-    assert done.returncode == 0, done.stderr
-    assert Path("restored/stardist_img3d.ome.tif").is_file()
 
 
 def test_the_documented_training_configurations_are_valid():

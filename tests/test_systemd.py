@@ -86,12 +86,12 @@ def container(tmp_path_factory):
 
 @pytest.fixture
 def started(container):
+    """With a daemon, the one of the test before if it runs."""
     (container.root / "etc/live-restore/scope.toml").write_text(PROFILE)
+    container.run("systemctl", "reset-failed", UNIT)
     done = container.run("systemctl", "start", UNIT)
     assert done.returncode == 0, journal(container)
-    yield container
-    container.run("systemctl", "stop", UNIT)
-    container.run("systemctl", "reset-failed", UNIT)
+    return container
 
 
 def journal(container, *options):
@@ -154,6 +154,7 @@ def test_stop_restores_what_waits(started):
     ],
 )
 def test_what_a_person_has_to_mend_is_not_tried_again_and_again(container, profile, code, said):
+    container.run("systemctl", "stop", UNIT)
     (container.root / "etc/live-restore/scope.toml").write_text(profile)
     assert container.run("systemctl", "start", UNIT).returncode != 0
     time.sleep(3)  # three times RestartSec

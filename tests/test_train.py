@@ -211,7 +211,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(config, tmp_path):
 def test_two_folders_are_enough(folders, tmp_path):
     done = live_restore(
         *("train", "--low", folders / "low", "--high", folders / "high", "--epochs", 1),
-        *("--output", tmp_path / "mine.safetensors", "--network", "tiny", "--steps-per-epoch", 12),
+        *("--output", tmp_path / "mine.safetensors", "--network", "tiny", "--steps-per-epoch", 2),
     )
     assert done.returncode == 0, done.stderr
     assert "psnr_restored_db" in done.stdout
