@@ -232,9 +232,15 @@ class Sweep:
             self.advance(nz)
             return
         key = self._part, self._pooled is None
-        self._recorder.run(key, lambda: self.advance(nz))
+        self._recorder.run(key, self._whole)
         for layer in self._layers:
             layer.done = nz
+
+    def _whole(self) -> None:
+        """All layers from the beginning, wherever a recording that failed has left them."""
+        for layer in self._layers:
+            layer.done = 0
+        self.advance(self.shape_zyx[0])
 
     def pooled(self) -> list[Tensor]:
         """What each block's attention would look at of this volume, when it is done."""
