@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Hashable
 
 import torch
@@ -10,6 +11,8 @@ import torch
 __all__ = ["Recorder"]
 
 logger = logging.getLogger(__name__)
+
+_RECORDING = threading.Lock()  # CUDA records one graph of a process at a time
 
 
 class Recorder:
@@ -52,9 +55,19 @@ class Recorder:
             graph.replay()
 
     def _record(self, work: Callable[[], object]) -> torch.cuda.CUDAGraph | None:
+        device = self._device
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.device(self._device), torch.cuda.graph(graph):
+            with (
+                _RECORDING,
+                torch.cuda.device(device),
+                torch.cuda.stream(torch.cuda.current_stream(device)),  # again, if recording fails
+                # By itself it takes a stream of whichever GPU recorded first, and fails at what other
+                # threads do meanwhile, on other GPUs and with a model that is being loaded.
+                torch.cuda.graph(
+                    graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"
+                ),
+            ):
                 work()
         except torch.OutOfMemoryError:
             raise
