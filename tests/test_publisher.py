@@ -29,7 +29,7 @@ from live_restore.sinks.control_port import ControlPort
 from live_restore.sinks.publisher import Publisher
 from live_restore.sinks.streams import Numbered, Streams
 from live_restore.sources.simulated import simulated_microscope
-from live_restore.volume import AcquisitionEnd, Skipped, VolumeKey
+from live_restore.volume import AcquisitionEnd, Skipped, SourceState, VolumeKey
 from tests.conftest import make_info, make_restored, make_volume, wait_for
 
 HEARTBEATS_S = 4.0  # in which at least one comes, also on a busy machine
@@ -203,6 +203,56 @@ def test_a_heartbeat_tells_of_a_volume_that_nothing_followed(endpoints):
             assert without_control.missed == 1
         with Subscriber(endpoints[0], control=endpoints[1], from_start=True) as viewer:
             assert [m.header.sequence for m in viewer.volumes(HEARTBEATS_S)] == [0]
+
+
+UNSPEAKABLE = "caf\udce9"  # as a file's name that isn't UTF-8 is read
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        pytest.param(make_info(acquisition=UNSPEAKABLE), id="acquisition"),
+        pytest.param(make_restored(make_volume(channel=UNSPEAKABLE)), id="channel"),
+        pytest.param(Skipped(VolumeKey("run", UNSPEAKABLE, 0, "DAPI"), "late"), id="position"),
+        pytest.param(AcquisitionEnd("run", UNSPEAKABLE), id="reason"),
+    ],
+)
+def test_what_cannot_be_said_is_refused_and_the_port_lives(endpoints, item):
+    with (
+        publishing(endpoints) as publisher,
+        Subscriber(endpoints[0]) as viewer,
+        Control(endpoints[1]) as control,
+    ):
+        wait_for_viewers(publisher, 1)
+        with pytest.raises(SinkError, match="can't publish"):
+            publisher.send(item)
+        for _ in range(2):
+            assert isinstance(viewer.receive(HEARTBEATS_S), Heartbeat)
+        publisher.send(make_restored())
+        assert [one["channel"] for one in control.catalog()["streams"]] == ["DAPI"]
+
+
+def test_a_heartbeat_that_cannot_be_said_is_told_once_and_the_port_lives(endpoints, caplog):
+    with (
+        publishing(endpoints) as publisher,
+        Subscriber(endpoints[0]) as viewer,
+        Control(endpoints[1]) as control,
+    ):
+        wait_for_viewers(publisher, 1)
+        publisher.send(SourceState(f"watching {UNSPEAKABLE}"))
+        wait_for(lambda: "no heartbeats are sent" in caplog.text, "the error")
+        time.sleep(1.5)  # another heartbeat's time
+        assert caplog.text.count("no heartbeats are sent") == 1
+        assert control.status()["session"] == publisher.session
+        publisher.send(SourceState("watching"))
+        heard = [viewer.receive(HEARTBEATS_S) for _ in range(3)]
+        assert heard[-1].source == "watching"
+
+
+def test_a_refusal_in_any_words_is_said(endpoints):
+    port = ControlPort("session", Streams(0), ("raw",), {}, None, dict)
+    topic, body = port._refusal("refused", f"{UNSPEAKABLE} isn't there")
+    assert (topic, json.loads(body)["message"]) == (b"error/", r"caf\udce9 isn't there")
 
 
 def test_the_history_is_bounded_in_bytes(endpoints):

@@ -163,8 +163,9 @@ class ControlPort:
         return protocol.encode("done/", reply)
 
     def _refusal(self, code: str, message: str, held: tuple[int, ...] = ()) -> list[Frame]:
+        sayable = message.encode(errors="backslashreplace").decode()
         reply = messages.ErrorReply.model_validate(
-            {"session": self._session, "code": code, "message": message, "held": held}
+            {"session": self._session, "code": code, "message": sayable, "held": held}
         )
         return protocol.encode("error/", reply)
 

@@ -103,6 +103,7 @@ class Publisher:
         self._is_held_up = False  # by a viewer that doesn't read
         self._lock = threading.Lock()
         self._has_told_not_compressed = False
+        self._has_told_no_beat = False
 
     def __enter__(self) -> Self:
         self._context = zmq.Context()
@@ -199,8 +200,10 @@ class Publisher:
                     )
                     self._publish(topic_of("skipped", key.position, key.channel), header)
                 case AcquisitionInfo(acquisition):
-                    self._running[acquisition] = None
-                    self._publish("system/start/", start_header(self.session, item))
+                    frames = protocol.encode("system/start/", start_header(self.session, item))
+                    with self._lock:  # a name that can't be said is in no heartbeat either
+                        self._send(frames)
+                        self._running[acquisition] = None
                 case SourceState(text):
                     self._source = text
                 case AcquisitionEnd(acquisition, reason):
@@ -238,12 +241,14 @@ class Publisher:
 
     def _publish_volume(self, restored: Restored) -> None:
         self._read_subscriptions()
+        stream = restored.key.position, restored.key.channel
+        topics_of = {  # first of all: what can't be named isn't held either
+            kind: {family: topic_of(f"{family}/{kind}", *stream) for family in _FAMILIES}
+            for kind in _KINDS
+        }
         self._model = restored.model
         numbered = self._streams.keep(restored)
-        for kind in _KINDS:
-            topics = {
-                family: topic_of(f"{family}/{kind}", *numbered.stream) for family in _FAMILIES
-            }
+        for kind, topics in topics_of.items():
             wanted = {f: topic for f, topic in topics.items() if self._is_wanted(topic)}
             if "compressed" in wanted and "blosc2" not in self._encodings:
                 del wanted["compressed"]
@@ -299,6 +304,17 @@ class Publisher:
             )
             self._send(protocol.encode("system/heartbeat/", beat))
 
+    def _beat_or_tell(self) -> None:
+        """A heartbeat; where it can't be said, that is told once: what viewers ask is answered still."""
+        try:
+            self._beat()
+        except (ValueError, ProtocolError) as error:
+            if not self._has_told_no_beat:
+                logger.error("no heartbeats are sent meanwhile: %s", error)
+            self._has_told_no_beat = True
+        else:
+            self._has_told_no_beat = False
+
     def _tell_not_compressed(self) -> None:
         if not self._has_told_not_compressed:
             self._has_told_not_compressed = True
@@ -331,7 +347,7 @@ class Publisher:
             now = time.monotonic()
             if now >= next_beat:
                 self._read_subscriptions()
-                self._beat()
+                self._beat_or_tell()
                 next_beat = now + _HEARTBEAT_S
             ready = dict(poller.poll(math.ceil(max(0.0, next_beat - time.monotonic()) * 1000)))
             if self._closing in ready:
