@@ -57,6 +57,7 @@ class Recorder:
     def _record(self, work: Callable[[], object]) -> torch.cuda.CUDAGraph | None:
         device = self._device
         graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         try:
             with (
                 _RECORDING,
@@ -64,9 +65,7 @@ class Recorder:
                 torch.cuda.stream(torch.cuda.current_stream(device)),  # again, if recording fails
                 # By itself it takes a stream of whichever GPU recorded first, and fails at what other
                 # threads do meanwhile, on other GPUs and with a model that is being loaded.
-                torch.cuda.graph(
-                    graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"
-                ),
+                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
             ):
                 work()
         except torch.OutOfMemoryError:
