@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from live_restore.restore.fused import FusedOperators
 
 pytest.importorskip("triton", reason="Triton isn't made for this system")
 
@@ -74,3 +77,15 @@ def test_the_network_is_the_same_with_kernels_chosen_or_refused():
     if done.returncode == 77:
         pytest.skip("this Triton lacks what the kernels need")
     assert done.returncode == 0, done.stderr
+
+
+def test_partial_sums_stay_where_a_recording_has_seen_them():
+    operators = FusedOperators(torch.device("cpu"), torch.float16)
+
+    def workspace(num_planes):
+        return operators._workspace(torch.zeros(1, 16, num_planes, 20, 30))
+
+    places = {num_planes: workspace(num_planes).data_ptr() for num_planes in range(1, 25)}
+    assert {n: workspace(n).data_ptr() for n in places} == places
+    assert len(set(places.values())) == 6  # 1, 2, 4, ... 32 planes: few, however they come
+    assert all(workspace(n).numel() >= n * workspace(1).numel() for n in places)

@@ -122,13 +122,12 @@ class FusedOperators(TorchOperators):
         return self._chosen[key]
 
     def _workspace(self, out: Tensor) -> Tensor:
+        """Where partial sums go: for good, since recorded graphs write there."""
         _, channels, nz, ny, nx = out.shape
-        key = ny, nx
-        space = self._workspaces.get(key)
-        if space is None or space.shape[0] < nz:
-            flat = kernels.new_workspace((nz, ny, nx), channels, self.device)
-            space = self._workspaces[key] = flat.view(nz, -1)
-        return space.view(-1)
+        key = 1 << (nz - 1).bit_length(), ny, nx  # few, however many planes come at once
+        if key not in self._workspaces:
+            self._workspaces[key] = kernels.new_workspace(key, channels, self.device)
+        return self._workspaces[key]
 
 
 def _rows(buffer: Tensor) -> Tensor:
