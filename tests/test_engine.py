@@ -1,5 +1,7 @@
 """Whole volumes through the engine: tiles, streams over time, planes that still come, trouble."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -252,6 +254,36 @@ def test_what_was_begun_and_never_came_is_dropped(live):
     wanted = live.restore(stack(2))
     np.testing.assert_allclose(wanted.data, restore(LIVE, stack(2).data).data, rtol=0.1, atol=30)
     assert live.restore(stack(3)).model.attention == "previous"
+
+
+def test_memory_that_runs_out_meanwhile_leaves_nothing_of_what_was_begun(tiny_model, monkeypatch):
+    channels = {"channels": ("DAPI", "GFP")}
+    data = uneven((8, 180, 190))
+    advance, limit = Sweep.advance, math.inf
+
+    def scarce(self, num_given):
+        if num_given == 8 and self.shape_zyx[1] * self.shape_zyx[2] > limit:
+            raise torch.OutOfMemoryError("scarce")
+        return advance(self, num_given)
+
+    monkeypatch.setattr(Sweep, "advance", scarce)
+    made = []
+    for begins in (True, False):
+        limit = math.inf
+        with RcanRestorer(tiny_model, "cpu", "float32", "float32", LIVE) as restorer:
+            for channel in channels["channels"]:
+                restorer.restore(make_volume(data, 0, channel, **channels))
+            second = make_volume(data, 1, "GFP", **channels)
+            if begins:
+                assert restorer.advance([growing(second, 4)])
+            limit = 150 * 150
+            other = restorer.restore(make_volume(data, 1, "DAPI", **channels))
+            assert "memory ran out: tiles are" in other.model.remark
+            made.append(restorer.restore(second))
+    early, late = made
+    assert early.model == late.model
+    assert early.model.tile_zyx < data.shape
+    np.testing.assert_array_equal(early.data, late.data)
 
 
 # --- precision ---

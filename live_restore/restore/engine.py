@@ -139,7 +139,8 @@ class Engine:
             What the attention looks at. Without it that is this volume, or, where that doesn't fit
             into memory, each tile by itself.
         begun : Sweep, optional
-            The volume in one tile, with that attention, which some planes were put into already.
+            The volume in one tile, with that attention, which some planes were put into already; not
+            used where tiles became smaller since.
 
         Yields
         ------
@@ -152,6 +153,8 @@ class Engine:
         if self.pools_tiles:
             yield from self._blended(image, tiles)
             return
+        if begun is not None and begun.shape_zyx != tiles.tile_zyx:
+            begun = None
         ys, xs = own_parts(tiles.y), own_parts(tiles.x)
         sums: list[Tensor] = []
         for (y0, own_y), (x0, own_x) in product(ys, xs):
