@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from live_restore.ledger import Ledger
 from live_restore.sources.arrivals import Arrivals
 from live_restore.volume import (
     AcquisitionEnd,
@@ -179,6 +180,55 @@ def test_a_name_may_hold_anything(tmp_path):
         watching.wait_for((deep / "x").as_posix())
         watching.wait_for(*(f"{when}/{name}" for name in names for when in ("before", "after")))
     assert len(watching.ended()) == 2 * len(names) + 1
+
+
+def latin(name):
+    """A name as it was written by a system that knew no UTF-8, as it is read by one that does."""
+    return os.fsdecode(name.encode("latin-1"))
+
+
+def save_or_skip(path):
+    try:
+        save(path)
+    except OSError as error:
+        pytest.skip(f"this file system refuses such names: {error}")
+
+
+@pytest.mark.parametrize("existing", ["restore", "ignore"])
+def test_names_that_are_not_unicode_are_left_alone_and_told_of_once(tmp_path, caplog, existing):
+    root = tmp_path / "root"
+    save_or_skip(root / latin("café.tif"))
+    save(root / latin("été") / "1.tif")
+    save(root / latin("été") / "2" / "3.tif")
+    with (
+        Ledger(tmp_path / "ledger.sqlite", is_written=False) as ledger,
+        Watching(root, ledger=ledger, existing=existing, rescan_s=0.2) as watching,
+    ):
+        save(root / latin("later é.tif"))
+        save(root / "good.tif")
+        watching.wait_for("good")
+        time.sleep(1)  # some more scans
+        assert watching.ended() == ["good"]
+        (root / latin("été")).rename(root / "été")
+        watching.wait_for("été/1", "été/2/3")
+    warned = sorted(warnings_of(caplog))
+    assert [w.split(": ")[0] for w in warned] == [
+        str(root / name) for name in (r"\xe9t\xe9", r"caf\xe9.tif", r"later \xe9.tif")
+    ]
+    assert all("isn't Unicode (UTF-8), left alone. Rename it" in warning for warning in warned)
+
+
+def test_a_file_of_such_a_name_among_those_of_a_dataset_harms_none(tmp_path, caplog):
+    save_or_skip(tmp_path / "run" / latin("é_z0.tif"))
+    for z in range(2):
+        tifffile.imwrite(tmp_path / "run" / f"a_z{z}.tif", STACK[z])
+    tifffile.imwrite(tmp_path / "run" / latin("é_z0.tif"), STACK[0])
+    pattern = "{position}_z{z}.tif"
+    with Watching(tmp_path, pattern=pattern, num_slices=2, idle_s=1) as watching:
+        watching.wait_for("run")
+    planes = [event for event in watching.events if isinstance(event, Plane)]
+    assert [(plane.key.position, plane.z) for plane in planes] == [("a", 0), ("a", 1)]
+    assert any(r"\xe9_z0.tif: the name isn't Unicode" in warning for warning in warnings_of(caplog))
 
 
 @pytest.mark.parametrize("polling", [False, True])

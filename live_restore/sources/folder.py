@@ -29,6 +29,7 @@ from live_restore.sources.growing import Growing
 from live_restore.sources.incoming import Defaults
 from live_restore.sources.layouts import Layout, Recognition
 from live_restore.sources.layouts.plane_files import PlaneFiles
+from live_restore.sources.naming import Naming, acquisition_name
 from live_restore.sources.open_files import OpenFiles
 from live_restore.sources.stacks import stack_suffix
 from live_restore.sources.watched import WatchedFolder
@@ -78,12 +79,13 @@ class Folder:
         self._watched = WatchedFolder(
             self._root, ignore.resolve() if ignore else None, settings.polling
         )
+        self._naming = Naming(self._root)
         self._recognition = Recognition(settings.layout, settings.pattern)
         self._arrivals = Arrivals(settings.settle_s, self._watched.look)
         self._listing: Iterator[Path] | None = None
         self._next_scan_s = 0.0
         self._old_from_s = math.inf  # what was there at the start is all known from then on
-        self._open = OpenFiles(settings, self._arrivals, self._name, ledger)
+        self._open = OpenFiles(settings, self._arrivals, self._naming.name, ledger)
         self._growing: dict[Path, Growing] = {}
         self._old_growing: list[tuple[int, int, Path]] = []  # when it was written, a number
         self._left_alone: set[Path] = set()  # datasets that aren't to be taken
@@ -91,7 +93,6 @@ class Folder:
         self._datasets: dict[
             tuple[Path, str], Path | None
         ] = {}  # of such files, and those like them
-        self._names: dict[str, Path] = {}
         self._asked_s: dict[tuple[Path, str], float] = {}  # what wasn't of a dataset, and when
         self._opened_s = 0.0
         self._retries: set[Path] = set()
@@ -196,6 +197,8 @@ class Folder:
 
     def _see(self, path: Path, *, is_live: bool, is_touched: bool = False) -> None:
         """Start the clock of a file that is new or changed, or look at the dataset it is of."""
+        if not self._naming.is_fit(path):
+            return
         is_unwanted = _is_unwanted(path.name)
         # What grows while the folder is listed for the first time was there before, for the most part.
         is_old = not is_live or self._old_from_s == math.inf
@@ -262,7 +265,7 @@ class Folder:
         settings, voxel = self._settings, self._settings.voxel_size_um
         growing = self._growing[layout.path] = Growing(
             layout,
-            self._name(layout.path),
+            self._naming.name(layout.path),
             Defaults(settings.num_slices, voxel[2] if voxel else None, voxel[0] if voxel else None),
             settings.idle_s,
             self._ledger.settled(Origin(str(layout.path))) if self._ledger else frozenset(),
@@ -275,7 +278,7 @@ class Folder:
 
     def _leave_alone(self, path: Path) -> None:
         """Pass over what was there at the start."""
-        if not self._known_growing(path):
+        if self._naming.is_fit(path) and not self._known_growing(path):
             layout = self._recognise(path, self._opened_s)
             if layout is not None:
                 self._left_alone.add(layout.path)
@@ -324,22 +327,6 @@ class Folder:
             self._arrivals.next_due_s,
             *(growing.next_look_s for growing in self._growing.values()),
         )
-
-    def _name(self, path: Path) -> str:
-        """A name of its own for each file or dataset."""
-        if path == self._root or not path.is_relative_to(self._root):
-            return path.name
-        name = acquisition_name(path.relative_to(self._root))
-        if self._names.setdefault(name, path) != path:
-            name = path.relative_to(self._root).as_posix()
-            self._names[name] = path
-        return name
-
-
-def acquisition_name(path: PurePath) -> str:
-    """A file's name without its suffixes, with the folders before it: ``day1/cell3``."""
-    stem = path.name.removesuffix(stack_suffix(path.name) or "")
-    return path.with_name(stem or path.name).as_posix()
 
 
 def _is_unwanted(name: str) -> bool:

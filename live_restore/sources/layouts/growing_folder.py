@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from live_restore.errors import SourceError
+from live_restore.sources.naming import is_text
 
 __all__ = ["GrowingFolder"]
 
@@ -40,7 +41,7 @@ class GrowingFolder:
         self._changed_s = self._listed_s = 0.0
 
     def new(self) -> list[re.Match[str]]:
-        """Names that are new, in no order.
+        """Names that are new, in no order; those that aren't text are left out.
 
         Raises
         ------
@@ -64,7 +65,8 @@ class GrowingFolder:
         self._listed_s = now
         unseen = set(names) - self._seen
         self._seen |= unseen
-        return [match for name in unseen if (match := self._wanted.fullmatch(name))]
+        named = filter(is_text, unseen)
+        return [match for name in named if (match := self._wanted.fullmatch(name))]
 
     def forget(self, name: str) -> None:
         """Have a name given as new again when it comes back."""
