@@ -7,7 +7,7 @@ from live_restore import reloading
 from live_restore import service as service_module
 from live_restore.errors import DeviceLostError, RestoreError
 from live_restore.profile import parse_profile
-from live_restore.restore.loss import is_loss, telling_of_loss
+from live_restore.restore.loss import is_loss, lacks_memory, telling_of_loss
 from live_restore.service import Service
 from live_restore.volume import Restored, Skipped
 from tests.test_service import Collector, FakeRestorer
@@ -28,13 +28,28 @@ order = "strict"
 """
 
 
+SCARCE = [
+    torch.OutOfMemoryError("CUDA out of memory. CUDA error: out of memory"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:115] data. DefaultCPUAllocator: not enough memory"
+    ),
+    MemoryError(),
+]
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         (RuntimeError(LOST), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
         (RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED when calling"), True),
-        (torch.OutOfMemoryError("CUDA out of memory. CUDA error: out of memory"), False),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear"), False),
+        *((error, False) for error in SCARCE),
         (RuntimeError("shape mismatch"), False),
         (ValueError("CUDA error"), False),
         (RestoreError("not finite"), False),
@@ -50,6 +65,22 @@ def test_pytorchs_own_error_of_a_device_is_a_loss():
     if not hasattr(torch, "AcceleratorError"):
         pytest.skip("older than PyTorch 2.8")
     assert is_loss(torch.AcceleratorError("device-side assert"))
+    scarce = torch.AcceleratorError("CUDA error: out of memory")
+    assert lacks_memory(scarce)
+    assert not is_loss(scarce)
+
+
+@pytest.mark.parametrize("error", SCARCE, ids=str)
+def test_a_lack_of_memory_is_told_from_other_errors(error):
+    assert lacks_memory(error)
+    for other in (RuntimeError(LOST), RuntimeError("shape mismatch"), OSError("out of memory")):
+        assert not lacks_memory(other)
+
+
+def test_pytorchs_lack_of_memory_on_the_processor_is_one():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50, dtype=torch.uint8)
+    assert lacks_memory(caught.value)
 
 
 def lost(_=None):
