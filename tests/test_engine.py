@@ -96,6 +96,38 @@ def test_running_out_of_memory_makes_tiles_smaller_and_says_so(monkeypatch, capl
     assert relative(first, restore(Manner(), data)) < 1e-3
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_memory_may_run_out_in_other_words(error, tiny_model, monkeypatch):
+    put, limit = Sweep.put, 150 * 150
+
+    def scarce(self, z, planes):
+        if self.shape_zyx[1] * self.shape_zyx[2] > limit:
+            raise error
+        put(self, z, planes)
+
+    monkeypatch.setattr(Sweep, "put", scarce)
+    made = restore(Manner(), uneven((6, 180, 190)), tiny_model)
+    assert "memory ran out: tiles are" in made.model.remark
+    assert made.model.tile_zyx < (6, 180, 190)
+
+
+def test_other_errors_leave_tiles_as_they_are(tiny_model, monkeypatch):
+    def broken(self, z, planes):
+        raise RuntimeError("shape mismatch")
+
+    with RcanRestorer(tiny_model, "cpu", "float32") as restorer:
+        monkeypatch.setattr(Sweep, "put", broken)
+        with pytest.raises(RuntimeError, match="shape mismatch"):
+            restorer.restore(make_volume(uneven((6, 180, 190))))
+        assert len(restorer.plan((6, 180, 190))) == 1
+
+
 def test_memory_that_is_never_enough_is_an_error(monkeypatch):
     def scarce(self, num_given):
         raise MemoryError("scarce")
@@ -279,11 +311,32 @@ def test_memory_that_runs_out_meanwhile_leaves_nothing_of_what_was_begun(tiny_mo
             limit = 150 * 150
             other = restorer.restore(make_volume(data, 1, "DAPI", **channels))
             assert "memory ran out: tiles are" in other.model.remark
+            assert not restorer._underway._begun  # it takes memory
             made.append(restorer.restore(second))
     early, late = made
     assert early.model == late.model
     assert early.model.tile_zyx < data.shape
     np.testing.assert_array_equal(early.data, late.data)
+
+
+def test_what_was_begun_in_one_tile_is_no_tile(tiny_model):
+    engine = Engine(tiny_model.network, tiny_model.card.architecture, CPU, "float32")
+    data = torch.rand(6, 180, 190)
+
+    def run(pooled, begun=None):
+        out = torch.empty(data.shape)
+        for where, restored in engine.run(lambda part: data[part], (6, 180, 190), pooled, begun):
+            out[where] = restored
+        return out
+
+    run(None)
+    pooled = engine.pooled
+    begun = engine.take((6, 180, 190))
+    begun.begin(pooled)
+    begun.put(0, data[:4])
+    begun.advance(4)
+    assert engine.shrink((6, 180, 190))
+    assert torch.equal(run(pooled, begun), run(pooled))
 
 
 # --- precision ---

@@ -15,6 +15,7 @@ from live_restore.restore.intensity import (
     histogram_percentiles,
     measure_range,
 )
+from live_restore.restore.loss import lacks_memory
 from live_restore.restore.model import Normalisation
 from live_restore.restore.output import CountsOutput, NotFiniteError, OutputDtype
 from live_restore.restore.transfer import Transfer
@@ -128,8 +129,9 @@ def open_volume(raw: NDArray[Any], transfer: Transfer | None) -> RawVolume:
     if transfer is not None and raw.dtype in _ON_DEVICE:
         try:
             return DeviceVolume(raw, transfer)
-        except torch.OutOfMemoryError:
-            return HostVolume(raw)
+        except RuntimeError as error:
+            if not lacks_memory(error):
+                raise
     return HostVolume(raw)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 
 import torch
 
+from live_restore.restore.loss import lacks_memory
+
 __all__ = ["Recorder"]
 
 logger = logging.getLogger(__name__)
@@ -68,9 +70,9 @@ class Recorder:
                 torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
             ):
                 work()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if lacks_memory(error):
+                raise
             logger.warning("no CUDA graph can be recorded, kernels are launched singly: %s", error)
             return None
         return graph

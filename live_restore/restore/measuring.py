@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from live_restore.restore.devices import DTYPES
+from live_restore.restore.loss import lacks_memory
 from live_restore.restore.model import Architecture
 from live_restore.restore.rcan import channels_last
 from live_restore.restore.restorer import RcanRestorer
@@ -154,7 +155,9 @@ def _eager_s(restorer: RcanRestorer, data: NDArray[np.uint16], repeats: int) -> 
     volume = volume.contiguous(memory_format=torch.channels_last_3d)
     try:
         return _median(lambda: network(volume), device, repeats)
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
         return None
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from live_restore.assessment import Assessment
@@ -23,10 +22,11 @@ from live_restore.restore.engine import Engine, Pooled
 from live_restore.restore.gaps import with_gaps, without_gaps
 from live_restore.restore.history import History
 from live_restore.restore.intensity import IntensityRange
-from live_restore.restore.manner import AttentionMode, Manner
+from live_restore.restore.manner import Manner
 from live_restore.restore.model import Model
 from live_restore.restore.normalising import SteadyRange
 from live_restore.restore.output import NotFiniteError, OutputDtype, rounded
+from live_restore.restore.passes import Result, restore_in_memory
 from live_restore.restore.probing import PartRestorer
 from live_restore.restore.sweep import Sweep
 from live_restore.restore.tiling import Tiles
@@ -42,11 +42,6 @@ logger = logging.getLogger(__name__)
 _FEWEST_COUNTS_TO_ROUND = 64
 # Rounding hides from the guard how far the network follows the noise: an error of 0.6 was taken for 0.2 at 30.
 _FEWEST_COUNTS_TO_JUDGE = 1024
-_MOST_PASSES = 4
-# Differences of a channel's weight, of 1. The first leaves tiles within 1e-4 of the whole volume (of the
-# intensity range, largest; on the fly brain), the second within 0.01, on average 5e-4.
-_AGREES = 1e-3
-_AGREES_WITH_PREVIOUS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +57,6 @@ class _Work:
     def shape(self) -> tuple[int, int, int]:
         nz, ny, nx = self.raw.shape
         return nz, ny, nx
-
-
-@dataclass(slots=True)
-class _Result:
-    data: NDArray[Any]
-    attention: AttentionMode
-    pooled: Pooled | None
-    remarks: list[str] = field(default_factory=list)
 
 
 class Examiner(Protocol):
@@ -277,7 +264,7 @@ class RcanRestorer:
         """See `Restorer.advance`; only for an attention that looks at the previous volume."""
         return self.manner.attention == "previous" and self._underway.advance(growing)
 
-    def _in_any_precision(self, key: VolumeKey, work: _Work) -> tuple[_Result, str]:
+    def _in_any_precision(self, key: VolumeKey, work: _Work) -> tuple[Result, str]:
         """The result in the precision in use, or in float32 where that overflows."""
         if self.output_dtype == "uint16" and work.span.width < _FEWEST_COUNTS_TO_ROUND:
             self._warn_once(
@@ -304,46 +291,12 @@ class RcanRestorer:
         result.remarks.append(remark)
         return result, "float32"
 
-    def _in_memory(self, precision: str, work: _Work, begun: Sweep | None = None) -> _Result:
-        """The result, in smaller tiles if memory runs out."""
+    def _in_memory(self, precision: str, work: _Work, begun: Sweep | None = None) -> Result:
+        """See `restore_in_memory`."""
         engine = self._engine(precision)
-        remarks: list[str] = []
-        while True:
-            try:
-                result = self._agreeing(engine, work, begun)
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                before, begun = engine.plan(work.shape).tile_zyx, None
-                if not engine.shrink(work.shape):
-                    raise RestoreError(
-                        f"not enough memory on {self.device} for tiles of {before}: set a smaller "
-                        f"tile_zyx in [model], or close other programs ({error})"
-                    ) from error
-                remark = f"memory ran out: tiles are {engine.plan(work.shape).tile_zyx} from now on"
-                logger.warning("%s, before they were %s", remark, before)
-                remarks.append(remark)
-                continue
-            result.remarks += remarks
-            return result
-
-    def _agreeing(self, engine: Engine, work: _Work, begun: Sweep | None) -> _Result:
-        """The result with an attention that looked at what it should."""
-        pooled, tolerance = work.pooled, _AGREES_WITH_PREVIOUS
-        is_whole = len(engine.plan(work.shape)) == 1
-        for _ in range(_MOST_PASSES):
-            data = self._once(engine, work, pooled, begun)
-            begun = None
-            seen = engine.pooled
-            if seen is None:
-                return _Result(data, "tile", None)
-            if not all(bool(one.isfinite().all()) for one in seen):
-                raise NotFiniteError("the network's features aren't finite numbers")
-            if pooled is None and is_whole:
-                break
-            if pooled is not None and engine.disagreement(pooled, seen) <= tolerance:
-                break
-            pooled, tolerance = seen, _AGREES
-        is_previous = pooled is not None and pooled is work.pooled
-        return _Result(data, "previous" if is_previous else "whole", seen)
+        once = partial(self._once, engine, work)
+        let_go = self._underway.clear
+        return restore_in_memory(engine, work.shape, work.pooled, once, begun, let_go)
 
     def _once(
         self, engine: Engine, work: _Work, pooled: Pooled | None, begun: Sweep | None

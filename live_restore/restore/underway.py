@@ -11,6 +11,7 @@ import torch
 from live_restore.restore.engine import Engine, Pooled
 from live_restore.restore.history import History
 from live_restore.restore.intensity import IntensityRange
+from live_restore.restore.loss import lacks_memory
 from live_restore.restore.sweep import Sweep
 from live_restore.volume import GrowingVolume, VolumeKey
 
@@ -59,7 +60,9 @@ class Underway:
                 planes = begun.span.normalise(one.data[sweep.num_given : one.num_planes])
                 sweep.put(sweep.num_given, torch.from_numpy(planes))
                 sweep.advance(one.num_planes)
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
                 logger.warning("%s: waits for its last plane: %s", one.key, error)
                 del self._begun[one.key]
                 continue
