@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import tifffile
 
 from live_restore.ledger import Ledger
 from live_restore.sources.arrivals import Arrivals
+from live_restore.sources.stacks import ome_zarr
 from live_restore.volume import (
     AcquisitionEnd,
     Plane,
@@ -150,6 +152,48 @@ def test_a_file_that_may_not_be_read_is_warned_of_once_and_taken_when_it_may(cap
             watching.wait_for("secret")
     (warning,) = warnings_of(caplog)
     assert "secret.tif: can't be read (Permission denied)" in warning
+
+
+def test_a_stack_whose_parts_cannot_be_looked_at_is_warned_of_once_and_taken_when_they_can(
+    tmp_path, caplog
+):
+    write_image(
+        tmp_path / "cell.ome.zarr", STACK[None, None], zarr_format=3, shards=(1, 1, 2, 5, 6)
+    )
+    shards = (file for file in (tmp_path / "cell.ome.zarr" / "0").rglob("*") if file.is_file())
+    shard = next(file for file in shards if file.name.isdecimal())
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "nowhere")
+    hour_ago = time.time() - 3600  # so that it isn't taken for one that is still being written
+    for file in (tmp_path / "cell.ome.zarr", *(tmp_path / "cell.ome.zarr").iterdir()):
+        os.utime(file, (hour_ago, hour_ago))
+    with Watching(tmp_path, rescan_s=0.2, polling=True) as watching:
+        wait_for(lambda: warnings_of(caplog), "the warning")
+        save(tmp_path / "other.tif")
+        watching.wait_for("other")
+        (tmp_path / "elsewhere").rename(tmp_path / "nowhere")
+        watching.wait_for("cell")
+    told = [warning for warning in warnings_of(caplog) if "cell.ome.zarr" in warning]
+    assert len(told) == 1
+    assert "cell.ome.zarr: can't be read (No such file or directory)" in told[0]
+
+
+def test_a_stack_that_vanishes_while_it_is_looked_for_gaps_is_passed_over(
+    tmp_path, caplog, monkeypatch
+):
+    def vanish(path):
+        shutil.rmtree(path.parent)
+        return read_gaps(path)
+
+    read_gaps = ome_zarr.has_gaps
+    write_image(tmp_path / "cell.ome.zarr", STACK[None, None], zarr_format=3)
+    monkeypatch.setattr(ome_zarr, "has_gaps", vanish)
+    with Watching(tmp_path) as watching:
+        wait_for(lambda: not (tmp_path / "cell.ome.zarr").exists(), "the end of it")
+        save(tmp_path / "other.tif")
+        watching.wait_for("other")
+    assert watching.ended() == ["other"]
+    assert not warnings_of(caplog)
 
 
 def test_a_folder_that_may_not_be_listed_is_warned_of_once_and_taken_when_it_may(caplog):

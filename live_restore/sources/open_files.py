@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -97,12 +98,19 @@ class OpenFiles:
                 stack = opened.enter_context(
                     open_stack(path, self._name(path), self._settings.voxel_size_um)
                 )
+                has_gaps = stack.has_gaps
             except (SourceError, OSError) as error:
                 self._tell_unopened(arrival, error)
                 return
-            if stack.has_gaps and not self._is_idle(arrival):
+            if has_gaps and not self._is_idle(arrival):
                 return
             self._open.append(self._take(arrival, stack, opened.pop_all()))
+        if has_gaps:
+            logger.warning(
+                "%s: parts of it were never written; they are taken as zeros. Was the acquisition stopped, "
+                "or is it still being copied?",
+                path,
+            )
 
     def put_away(self, finished: Finished) -> bool:
         """One is over; whether it is wanted again when it is seen."""
@@ -128,12 +136,6 @@ class OpenFiles:
     def _take(self, arrival: Arrival, stack: Stack, opened: ExitStack) -> Finished:
         path, version = arrival.path, arrival.version
         logger.info("%s: %s", path.name, _describe(stack))
-        if stack.has_gaps:
-            logger.warning(
-                "%s: parts of it were never written; they are taken as zeros. Was the acquisition stopped, "
-                "or is it still being copied?",
-                path,
-            )
         self._arrivals.settle(arrival)
         self._denied.discard(path)
         unwanted: set[Place] = set()
@@ -156,11 +158,12 @@ class OpenFiles:
         """A file that can't be opened is left alone, unless that may change without a trace."""
         path = arrival.path
         cause = error if isinstance(error, OSError) else error.__cause__
-        if isinstance(cause, FileNotFoundError):
+        is_lacking = isinstance(cause, FileNotFoundError)  # it, or what it is made of
+        if is_lacking and not os.path.exists(path):  # noqa: PTH110 - never raises
             self._arrivals.drop(path)  # it is listed again when it is back
         elif 0 <= arrival.age_s < _OPEN_RETRY_S:  # slow writers pause in mid-file
             self._arrivals.postpone(arrival, time.monotonic() + _OPEN_RETRY_S - arrival.age_s)
-        elif isinstance(cause, OSError) and cause.errno in _MAY_PASS:
+        elif is_lacking or (isinstance(cause, OSError) and cause.errno in _MAY_PASS):
             self._arrivals.drop(path)
             if path not in self._denied:
                 self._denied.add(path)
