@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from live_restore.errors import SinkError
 from live_restore.interfaces import Item, Sink
@@ -34,6 +33,8 @@ class Delivery(Stage[Item]):
         Where it is noted.
     on_end : callable
         Called with this last, from its thread.
+    on_dropped : callable
+        Called with each restored volume that isn't sent, since this has ended or is told to end.
 
     Attributes
     ----------
@@ -42,11 +43,17 @@ class Delivery(Stage[Item]):
     """
 
     def __init__(
-        self, name: str, sink: Sink, record: Record, on_end: Callable[[Delivery], None]
+        self,
+        name: str,
+        sink: Sink,
+        record: Record,
+        on_end: Callable[[Delivery], None],
+        on_dropped: Callable[[Delivery, Restored], None],
     ) -> None:
         self.num_failures = 0
         self._sink = sink
         self._record = record
+        self._on_dropped = on_dropped
         self._has_failed = False
         super().__init__(
             name,
@@ -57,15 +64,28 @@ class Delivery(Stage[Item]):
         )
 
     def put(self, item: Item) -> None:
-        """Queue an item; a sink that has ended, which is in the log already, gets none."""
-        with suppress(QueueClosedError):
-            self.queue.put(item)
+        """Queue an item. Restored volumes wait for room, and nothing else does: planes come beside it.
+
+        What a source does, which is told once a second, is left out while there is no room.
+        """
+        is_volume = isinstance(item, Restored)
+        if isinstance(item, SourceState) and self.queue.nbytes >= _QUEUE_BYTES:
+            return
+        try:
+            self.queue.put(item, waits=is_volume)
+        except QueueClosedError:
+            if isinstance(item, Restored):
+                self._drop(item)
 
     def drop(self) -> None:
         """Take nothing more, and drop what waits."""
         for item in self.queue.clear():
             if isinstance(item, Restored):
-                logger.warning("%s: dropped at shutdown, not sent to %s", item.key, self.name)
+                self._drop(item)
+
+    def _drop(self, restored: Restored) -> None:
+        logger.warning("%s: restored, and not sent to %s, which ends", restored.key, self.name)
+        self._on_dropped(self, restored)
 
     def _deliver(self, item: Item) -> None:
         started = time.monotonic()
@@ -94,7 +114,7 @@ class Delivery(Stage[Item]):
             self._record.unsent(self.name, item, str(error))
 
     def _ended(self, on_end: Callable[[Delivery], None]) -> None:
-        self.queue.clear()
+        self.drop()
         on_end(self)
 
 

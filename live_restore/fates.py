@@ -11,7 +11,7 @@ from live_restore.interfaces import Item
 from live_restore.outstanding import Outstanding
 from live_restore.record import Record
 from live_restore.spool import Spool, Spooled
-from live_restore.volume import AcquisitionEnd, Skipped, Volume, VolumeKey
+from live_restore.volume import AcquisitionEnd, Restored, Skipped, Volume, VolumeKey
 
 __all__ = ["Fates", "Waiting"]
 
@@ -98,13 +98,14 @@ class Fates:
 
     def left_over(self) -> Iterator[Spooled]:
         """What an earlier run kept on disk."""
-        waited = list(self._spool.left_over()) if self._spool else []
-        for spooled, info in waited:
+        number = 0
+        for spooled, info in self._spool.left_over() if self._spool else ():
+            number += 1
             self._record.start(info)
             self.seen(spooled.key)
             yield spooled
-        if waited:
-            logger.info("%d volumes waited on disk since the last run", len(waited))
+        if number:
+            logger.info("%d volumes waited on disk since the last run", number)
 
     def keep(self, volume: Waiting) -> Spooled | None:
         """Move a volume to disk; None where it can't be."""
@@ -117,6 +118,23 @@ class Fates:
             self.leave(volume.key)
         else:
             self.skip(Skipped(volume.key, reason, cause="stopped"))
+
+    def give_up(self, volume: Waiting, skipped: Skipped) -> None:
+        """It isn't restored, by this run or another."""
+        self.skip(skipped)
+        self.discard(volume)
+
+    def give_up_unreadable(self, volume: Waiting, reason: str) -> None:
+        """Its copy on disk can't be read, and may be the only one."""
+        self.skip(Skipped(volume.key, reason, is_final=True, cause="refused"))
+        if isinstance(volume, Spooled) and self._spool:
+            self._spool.put_aside(volume.path)
+
+    def unsent(self, sink: str, restored: Restored) -> None:
+        """It was restored, and a sink ends before it: viewers go without, the writer gets it from the next run."""
+        if sink == "write":
+            self._counts["restored"] -= 1
+            self.keep_or_skip(restored.raw, "restored, and not written when the service ended")
 
     def discard(self, volume: Waiting) -> None:
         """Its copy on disk is wanted no more."""

@@ -51,7 +51,7 @@ class StopSignal(threading.Event):
 
     def fail(self) -> None:
         """Set the signal, since this program can't go on; nobody asked for it."""
-        self.has_failed = not self.is_set()
+        self.has_failed = self.has_failed or not self.is_set()
         self.set()
 
     def set(self) -> None:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _PULSE_S = 5.0
 _MOST_LOADING_S = 900.0
-_STUCK_S = 600.0  # with one volume: no restoration takes that long, not even on an old processor
+_STUCK_S = 600.0  # with one volume, on a GPU or at a sink
 _STATUS_EVERY_S = 2.0
 
 
@@ -54,9 +54,10 @@ class Liveness:
         self._notifier = notifier
         self._counts = counts
         self._stuck_s = stuck_s
-        self._parts: Sequence[Working] = ()
+        self._parts: Callable[[], Sequence[Working]] = tuple
         self._doing: Callable[[], str] = str
         self._is_stuck = False
+        self._is_ready = False
         self._is_ending = False
         self._fed_at = self._told_at = 0.0
 
@@ -84,18 +85,24 @@ class Liveness:
 
     def ready(self) -> None:
         """Volumes can come."""
+        self._is_ready = True
         self._notifier.ready()
         self._tell("ready")
 
     def reloading(self, is_loading: bool) -> None:
-        """A model is being loaded, or that has ended, well or not."""
+        """A model is being loaded, or that has ended, well or not.
+
+        The manager hears of it between `ready` and `ending` alone: before, it would take the service for started.
+        """
+        if not self._is_ready or self._is_ending:
+            return
         if is_loading:
             self._notifier.reloading()
         else:
             self._notifier.ready()
 
-    def watch(self, parts: Sequence[Working], doing: Callable[[], str]) -> None:
-        """From now on these parts have to live; `doing` says what the service does, in words."""
+    def watch(self, parts: Callable[[], Sequence[Working]], doing: Callable[[], str]) -> None:
+        """From now on the parts that it gives have to live; `doing` says what the service does, in words."""
         self._parts, self._doing = parts, doing
 
     def ending(self, within_s: float) -> None:
@@ -107,7 +114,7 @@ class Liveness:
     def tick(self) -> None:
         """Called while the service runs, about once a second."""
         now = time.monotonic()
-        stuck = [part for part in self._parts if part.busy_s > self._stuck_s]
+        stuck = [part for part in self._parts() if part.busy_s > self._stuck_s]
         if stuck and not self._is_stuck:
             logger.error(
                 "%s has worked on one item for more than %.0f s: the watchdog is fed no more",
@@ -118,6 +125,8 @@ class Liveness:
         if not stuck and now - self._fed_at >= (self._notifier.watchdog_s or 0.0) / 4:
             self._fed_at = now
             self._notifier.alive()
+            if self._is_ending:
+                self._notifier.extend(4 * _PULSE_S)
         if now - self._told_at >= _STATUS_EVERY_S:
             self._tell("stopping: what waits is restored" if self._is_ending else self._doing())
 

@@ -96,7 +96,7 @@ class VolumeQueue(Generic[T]):
         """Bytes of what is in memory."""
         return self._held
 
-    def put(self, item: T, is_live: bool = True) -> None:
+    def put(self, item: T, is_live: bool = True, *, waits: bool = True) -> None:
         """Add an item; thread-safe.
 
         Parameters
@@ -105,6 +105,8 @@ class VolumeQueue(Generic[T]):
             What to add.
         is_live : bool
             It is new; otherwise it has time. Matters in order ``live``.
+        waits : bool
+            For room. An item that doesn't is taken beyond the bound.
 
         Raises
         ------
@@ -116,7 +118,7 @@ class VolumeQueue(Generic[T]):
             with self._changed:
                 if self._closed:
                     raise QueueClosedError
-                if not self._held or self._held + size <= self._capacity:
+                if not self._held or self._held + size <= self._capacity or not waits:
                     self._add(_Waiting(self._count, item, size), is_live)
                     return
                 if self._move_to_disk():
@@ -338,4 +340,10 @@ class Stage(threading.Thread, Generic[T]):
         if isinstance(error, self._fatal):
             logger.error("stage %s ends: %s", self.name, error)
         else:
-            logger.error("stage %s ends after %d failures in a row", self.name, self._num_failures)
+            is_known = self._num_failures >= self._max_failures  # each of them was told
+            logger.error(
+                "stage %s ends after %d failures in a row",
+                self.name,
+                self._num_failures,
+                exc_info=None if is_known else error,
+            )

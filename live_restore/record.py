@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
 from platformdirs import user_state_path
 
-from live_restore.errors import MetricsError
+from live_restore.errors import LedgerError, MetricsError
 from live_restore.ledger import Ledger, Origin
-from live_restore.profile import FolderSource, Profile, SimulatedSource
+from live_restore.profile import (
+    AcquisitionSource,
+    FolderSource,
+    IngestSource,
+    MicroManagerSource,
+    Profile,
+    SimulatedSource,
+)
 from live_restore.sinks.writer import output_path
 from live_restore.spool import Spool
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Restored, Skipped, VolumeKey
@@ -20,7 +31,17 @@ from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Restored, Skipp
 if TYPE_CHECKING:
     from live_restore.metrics import Metrics
 
-__all__ = ["Record", "dose_log_file", "ledger_file", "open_ledger", "open_metrics", "open_spool"]
+__all__ = [
+    "Record",
+    "claimed_ledger",
+    "dose_log_file",
+    "ledger_file",
+    "open_ledger",
+    "open_metrics",
+    "open_spool",
+]
+
+logger = logging.getLogger(__name__)
 
 _REMEMBERED = 10_000  # acquisitions that have ended and of which no volume waits
 
@@ -28,7 +49,8 @@ _REMEMBERED = 10_000  # acquisitions that have ended and of which no volume wait
 def ledger_file(profile: Profile) -> Path | None:
     """Where a profile's ledger lies; None for a simulated microscope, which keeps none.
 
-    Another watched or written folder has another ledger, whatever the profile is called.
+    Another watched or written folder, Micro-Manager's other port or another one for planes have another ledger,
+    whatever the profile is called.
     """
     source = profile.source
     if isinstance(source, SimulatedSource):
@@ -36,6 +58,11 @@ def ledger_file(profile: Profile) -> Path | None:
     name = source.path.resolve().name if isinstance(source, FolderSource) else source.kind
     parts = [source.kind, str(profile.write.folder.resolve()) if profile.write else ""]
     parts.append(str(source.path.resolve()) if isinstance(source, FolderSource) else "")
+    match source:
+        case IngestSource(endpoint=place):
+            parts.append(place)
+        case MicroManagerSource(port=port) | AcquisitionSource(port=port):
+            parts.append(str(port))
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
     folder = profile.ledger.folder or user_state_path("live-restore")
     return folder / f"{name}-{digest}.sqlite"
@@ -45,6 +72,40 @@ def dose_log_file(profile: Profile) -> Path | None:
     """Where each step of a profile's dose control is noted, beside its ledger; None where it has none."""
     file = ledger_file(profile)
     return file.with_suffix(".dose.jsonl") if file and profile.dose.control != "off" else None
+
+
+@contextmanager
+def claimed_ledger(profile: Profile) -> Iterator[Ledger | None]:
+    """A profile's ledger, open; while this lasts, it and the spool beside it are this program's alone.
+
+    Raises
+    ------
+    LedgerError
+        They are another's, or the ledger can't be opened.
+    """
+    file = ledger_file(profile)
+    if file is None:
+        yield None
+        return
+    lock = FileLock(file.with_suffix(".lock"))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise LedgerError(
+            f"ledger {file}: another live-restore runs with it. Stop that one, or give this profile "
+            "another folder in [ledger]"
+        ) from error
+    except (
+        OSError,
+        NotImplementedError,
+    ) as error:  # read-only, as the ledger will say, or a file system without locks
+        logger.warning("ledger %s: not locked (%s)", file, error)
+    try:
+        with Ledger(file, is_written=profile.write is not None) as ledger:
+            yield ledger
+    finally:
+        lock.release()
 
 
 def open_ledger(profile: Profile) -> Ledger | None:

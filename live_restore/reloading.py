@@ -61,6 +61,8 @@ class ReloadingRestorer:
         self._read = read
         self.reloads = {"loaded": 0, "failed": 0, "refused": 0}
         self._current: Restorer | None = None
+        self._num_workers = 1
+        self._device = profile.model.device
         self._users: Counter[int] = Counter()  # of restorers by their ids
         self._in_use = threading.Condition()
         self._loading: threading.Thread | None = None
@@ -69,6 +71,7 @@ class ReloadingRestorer:
     def __enter__(self) -> Self:
         restorer = _open(self._profile)
         restorer.__enter__()
+        self._num_workers = restorer.num_workers
         self._current = restorer
         return self
 
@@ -126,6 +129,7 @@ class ReloadingRestorer:
                 except (LiveRestoreError, RuntimeError) as failure:
                     logger.error("%s: %s", device, str(failure).splitlines()[0])
                     continue
+                self._device = device
                 with self._in_use:
                     self._current = successor
                 logger.warning("volumes are restored again, device %s", device)
@@ -142,6 +146,16 @@ class ReloadingRestorer:
         """See `Restorer`."""
         with self._using() as restorer:
             return restorer.num_workers
+
+    @property
+    def may_hang(self) -> bool:
+        """Whether a volume that takes very long is a sign: a GPU's driver may hang, a processor is slow."""
+        import torch
+
+        is_processor = self._device == "cpu" or (
+            self._device == "auto" and not torch.cuda.is_available()
+        )
+        return not is_processor
 
     @contextmanager
     def _using(self) -> Iterator[Restorer]:
@@ -189,7 +203,11 @@ class ReloadingRestorer:
                 "reloaded; restart it, or change [model], [guard] and [dose] alone"
             )
         self._change_dose(profile.dose)
-        with self._reloads:
+        if not self._reloads.acquire(
+            blocking=False
+        ):  # a lost device is opened anew, which takes long
+            raise ProfileError("a model is being loaded already: ask again when it is in use")
+        try:
             if self._current is None:
                 raise ProfileError("the daemon starts or ends: ask again when it is ready")
             if self._loading is not None and self._loading.is_alive():
@@ -198,6 +216,8 @@ class ReloadingRestorer:
                 target=self._load, args=(profile,), name="reloading the model"
             )
             self._loading.start()
+        finally:
+            self._reloads.release()
         return f"loading model {profile.model.path}; volumes are restored with it when it is warm"
 
     def _load(self, profile: Profile) -> None:
@@ -210,6 +230,12 @@ class ReloadingRestorer:
         try:
             successor = _open(profile)
             successor.__enter__()
+            if (num_devices := successor.num_workers) < self._num_workers:
+                successor.__exit__(None, None, None)
+                raise ProfileError(
+                    f"device {profile.model.device}: {num_devices} at work where the daemon was started for "
+                    f"{self._num_workers}: restart it"
+                )
         except LiveRestoreError as error:
             self.reloads["failed"] += 1
             logger.error("the model isn't reloaded, the one in use stays: %s", error)
@@ -219,6 +245,7 @@ class ReloadingRestorer:
         else:
             with self._in_use:
                 before, self._current = self._current, successor
+                self._profile, self._device = profile, profile.model.device
                 self._in_use.wait_for(lambda: not self._users[id(before)])
                 del self._users[id(before)]
             if before is not None:

@@ -27,16 +27,16 @@ from live_restore.backfill import Backfill
 from live_restore.delivery import Delivery
 from live_restore.dose_control import DoseControl
 from live_restore.early import Early
-from live_restore.errors import DeviceLostError, LiveRestoreError
+from live_restore.errors import DeviceLostError, LiveRestoreError, SpoolError
 from live_restore.fates import Fates, Waiting
 from live_restore.interfaces import Event, Sink, Source, StopSignal
 from live_restore.light import LightReading
-from live_restore.liveness import Liveness
+from live_restore.liveness import Liveness, Working
 from live_restore.monitoring import monitor
 from live_restore.notifier import Notifier
 from live_restore.pipeline import QueueClosedError, Stage, VolumeQueue
 from live_restore.profile import Profile
-from live_restore.record import Record, dose_log_file, open_ledger, open_metrics, open_spool
+from live_restore.record import Record, claimed_ledger, dose_log_file, open_metrics, open_spool
 from live_restore.reloading import ReloadingRestorer
 from live_restore.sinks import open_sinks
 from live_restore.sources import open_source
@@ -47,7 +47,6 @@ from live_restore.volume import (
     AcquisitionInfo,
     Plane,
     Restored,
-    SkipCause,
     Skipped,
     SourceState,
     VolumeKey,
@@ -59,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 _MB = 2**20
 _SIGNAL_CHECK_S = 1.0  # on Windows a signal's handler runs only when a wait ends
-_STOP, _RELOAD = "stop", "reload"
+_STOP, _DRAIN, _RELOAD = "stop", "drain", "reload"
 _TOLD = ("seen", "restored", "skipped", "left for the next start")
 
 
@@ -145,7 +144,7 @@ class Service:
             opened.enter_context(sink)
         self._metrics = opened.enter_context(open_metrics(self._profile) or nullcontext())
         opened.enter_context(self._restorer)
-        ledger = opened.enter_context(open_ledger(self._profile) or nullcontext())
+        ledger = opened.enter_context(claimed_ledger(self._profile))
         self._record = Record(ledger, self._profile, self._metrics)
         source = open_source(self._profile, ledger)
         # What it gives it gives again to the next run, unless that was restored.
@@ -162,7 +161,7 @@ class Service:
     def _run(self, source: Source, sinks: dict[str, Sink]) -> bool:
         stacks = self._profile.stacks
         self._deliveries = {
-            name: Delivery(name, sink, self._record, self._sink_ended)
+            name: Delivery(name, sink, self._record, self._sink_ended, self._unsent)
             for name, sink in sinks.items()
         }
         self._fates = Fates(
@@ -202,9 +201,13 @@ class Service:
         monitor(self._metrics, source, self._assembler, *queues)
         for spooled in self._fates.left_over():
             inbox.put(spooled, is_live=False)
+            self._liveness.tick()
         feeding = threading.Thread(target=self._feed, args=(source, inbox), name="source")
         threads = [feeding, restoring, *self._deliveries.values()]
-        self._liveness.watch([restoring, *self._deliveries.values()], lambda: self._source_state)
+        at_work: list[Working] = [restoring, *self._deliveries.values()]
+        self._liveness.watch(
+            lambda: at_work if self._restorer.may_hang else at_work[1:], lambda: self._source_state
+        )
         for thread in reversed(threads):
             thread.start()
         self._supervise({thread.name for thread in threads}, inbox)
@@ -230,7 +233,7 @@ class Service:
                 logger.warning("stopping at once")
                 self._drop(inbox)
                 return
-            if word == _STOP:
+            if word == _STOP or (word == _DRAIN and not self._stop.is_set()):
                 logger.info("stopping: what waits is still restored; stop again to drop it")
                 self._stop.set()
             elif word == _RELOAD:
@@ -238,7 +241,7 @@ class Service:
                     logger.info("%s", self._restorer.reload())
                 except LiveRestoreError as error:
                     logger.error("not reloaded: %s", error)
-            elif word is not None:
+            elif word is not None and word != _DRAIN:
                 running.discard(word)
                 if not running & {"source", "restore"}:  # either may still have something to tell
                     for delivery in self._deliveries.values():
@@ -252,13 +255,13 @@ class Service:
                 return
 
     def _drain(self) -> str:
-        if not self._stop.is_set():  # a second word would drop what waits
-            self.stop()
+        self._mail.put(_DRAIN)
         return "nothing more is taken; what waits is restored, then the daemon ends"
 
     def _drop(self, inbox: VolumeQueue[Waiting]) -> None:
         for volume in inbox.clear():
             self._fates.keep_or_skip(volume, "dropped at shutdown")
+            self._liveness.tick()
         for delivery in self._deliveries.values():
             delivery.drop()
 
@@ -335,10 +338,8 @@ class Service:
             raise QueueClosedError
 
     def _pass_over(self, volume: Waiting) -> None:
-        self._fates.skip(
-            Skipped(volume.key, "restoration is slower than the acquisition", cause="too_slow")
-        )
-        self._fates.discard(volume)
+        reason = "restoration is slower than the acquisition"
+        self._fates.give_up(volume, Skipped(volume.key, reason, cause="too_slow"))
 
     # --- restore thread ---
 
@@ -346,11 +347,14 @@ class Service:
         try:
             volume = waiting.load() if isinstance(waiting, Spooled) else waiting
             return partial(self._restored, waiting, self._restorer.restore(volume))
+        except SpoolError as error:
+            return partial(self._fates.give_up_unreadable, waiting, str(error))
         except DeviceLostError:
             raise
         except LiveRestoreError as error:
             # Understood, and this volume's own fault: however many there are, the next may be well.
-            return partial(self._give_up, waiting, str(error), "refused")
+            skipped = Skipped(waiting.key, str(error), is_final=True, cause="refused")
+            return partial(self._fates.give_up, waiting, skipped)
 
     def _restored(self, waiting: Waiting, restored: Restored) -> None:
         self.counts["restored"] += 1
@@ -368,17 +372,14 @@ class Service:
             self._fates.keep_or_skip(volume, str(error))
             return
         logger.error("%s: restoration failed", volume.key, exc_info=error)
-        self._give_up(volume, f"restoration failed: {type(error).__name__}: {error}", "failed")
-
-    def _give_up(self, waiting: Waiting, reason: str, cause: SkipCause) -> None:
-        self._fates.skip(Skipped(waiting.key, reason, is_final=True, cause=cause))
-        self._fates.discard(waiting)
+        reason = f"restoration failed: {type(error).__name__}: {error}"
+        self._fates.give_up(volume, Skipped(volume.key, reason, is_final=True, cause="failed"))
 
     def _after_restoring(self, inbox: VolumeQueue[Waiting], stage: Stage[Waiting]) -> None:
+        if stage.error:
+            self._stop.fail()  # before the source finds the inbox closed
         for volume in inbox.clear():  # only where the stage died
             self._fates.keep_or_skip(volume, "the restore stage has ended")
-        if stage.error:
-            self._stop.fail()
         self._stop.set()
         self._mail.put("restore")
 
@@ -387,6 +388,9 @@ class Service:
     def _settled(self, key: VolumeKey) -> None:
         self._early.settle(key)
         self._dose.settle(key)
+
+    def _unsent(self, delivery: Delivery, restored: Restored) -> None:
+        self._fates.unsent(delivery.name, restored)
 
     def _sink_ended(self, delivery: Delivery) -> None:
         if delivery.error:

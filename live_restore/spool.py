@@ -68,7 +68,7 @@ class Spooled:
                 head = _read_head(file)
                 data = np.lib.format.read_array(file, allow_pickle=False)
             return _volume(head, data, head["is_live"] and not self.is_left_over)
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError) as error:
             raise SpoolError(
                 f"{self.path}: a volume that waited on disk can't be read back "
                 f"({type(error).__name__}: {error}). Was the file changed, or is the disk failing?"
@@ -180,6 +180,20 @@ class Spool:
                 error.strerror or error,
             )
 
+    def put_aside(self, path: Path) -> None:
+        """Give a file that can't be read another name; what is in it stays, for a person to look at."""
+        with self._lock:
+            self._nbytes -= self._held.pop(path, 0)
+        aside = path.with_suffix(".damaged")
+        try:
+            path.replace(aside)
+        except OSError as error:
+            logger.warning("%s: keeps its name (%s)", path, error.strerror or error)
+        else:
+            logger.error(
+                "%s: kept as %s; with its old name the next start tries again", path, aside.name
+            )
+
     def left_over(self) -> Iterator[tuple[Spooled, AcquisitionInfo]]:
         """What an earlier run left, the oldest first; a damaged file is told of and put aside."""
         for path in sorted(self._held):
@@ -189,8 +203,7 @@ class Spool:
                 key, info = VolumeKey(**head["key"]), _info(head["info"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 logger.error("%s: a volume that waited on disk is damaged (%s)", path, error)
-                self._nbytes -= self._held.pop(path)
-                path.rename(path.with_suffix(".damaged"))
+                self.put_aside(path)
                 continue
             yield Spooled(key, path, self._held[path], is_left_over=True), info
 

@@ -115,7 +115,7 @@ def test_the_watchdog_starves_while_a_part_is_stuck(tmp_path, caplog):
     with Manager(str(tmp_path / "notify")) as manager:
         liveness = Liveness(Notifier(manager.address), Counter(), stuck_s=5.0)
         one = part()
-        liveness.watch([part(), one], lambda: "watching")
+        liveness.watch(lambda: [part(), one], lambda: "watching")
         liveness.tick()
         manager.hears("WATCHDOG=1")
         one.busy_s = 6.0
@@ -153,6 +153,23 @@ def test_patience_is_asked_for_while_the_model_loads(tmp_path, monkeypatch):
         assert manager.lines("STATUS") == ["STATUS=starting: the model loads"]
         liveness.ready()
         manager.hears("STATUS=ready; 3 volumes restored, 1 skipped")
+
+
+def test_a_reload_is_told_of_only_between_ready_and_the_end(tmp_path):
+    with Manager(str(tmp_path / "notify")) as manager:
+        liveness = Liveness(Notifier(manager.address), Counter())
+        for is_loading in (True, False):  # while the first model loads
+            liveness.reloading(is_loading)
+        liveness.ready()
+        liveness.reloading(True)
+        liveness.reloading(False)
+        liveness.ending(1.0)
+        liveness.reloading(True)
+        liveness.reloading(False)
+        liveness._tell("over")
+        manager.hears("STATUS=over; 0 volumes restored, 0 skipped")
+        assert len(manager.lines("RELOADING")) == 1
+        assert len(manager.lines("READY")) == 2
 
 
 # A real daemon

@@ -304,3 +304,25 @@ def test_what_waits_goes_before_idle_work():
     queue.close()
     assert list(items) == []
     assert did == []
+
+
+def test_an_item_that_does_not_wait_is_taken_beyond_the_bound():
+    queue = queue_of("strict")
+    queue.put("123456789")
+    queue.put("abc", waits=False)
+    queue.close()
+    assert list(queue) == ["123456789", "abc"]
+
+
+def test_a_stage_says_why_it_ends_when_telling_of_a_failure_fails(caplog):
+    queue = queue_of("strict")
+    queue.put("a")
+
+    def fail(*_):
+        raise OSError("the ledger is gone")
+
+    stage = Stage("cook", queue, fail, fail, lambda: None)
+    stage.start()
+    stage.join()
+    assert isinstance(stage.error, OSError)
+    assert "the ledger is gone" in caplog.text
