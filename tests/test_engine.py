@@ -1,7 +1,5 @@
 """Whole volumes through the engine: tiles, streams over time, planes that still come, trouble."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -74,68 +72,6 @@ def test_tiles_are_as_large_as_the_memory_allows(tiny_model):
     small, smaller = plan(2**26), plan(2**25)
     assert (20, 600, 500) > small.tile_zyx > smaller.tile_zyx
     assert min(plan(1).tile_zyx[1:]) >= 64  # the narrowest, cut evenly
-
-
-def test_running_out_of_memory_makes_tiles_smaller_and_says_so(monkeypatch, caplog):
-    advance, limit = Sweep.advance, 200 * 200
-
-    def scarce(self, num_given):
-        if self.shape_zyx[1] * self.shape_zyx[2] > limit:
-            raise torch.OutOfMemoryError("scarce")
-        return advance(self, num_given)
-
-    monkeypatch.setattr(Sweep, "advance", scarce)
-    data = uneven()
-    with RcanRestorer(load_model("default"), "cpu", "float32", "float32") as restorer:
-        first, second = (restorer.restore(make_volume(data)) for _ in range(2))
-    assert "memory ran out: tiles are" in first.model.remark
-    assert first.model.tile_zyx == second.model.tile_zyx < (6, 240, 250)
-    assert second.model.remark == ""
-    assert relative(first, second) < 1e-6
-    monkeypatch.undo()
-    assert relative(first, restore(Manner(), data)) < 1e-3
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    ],
-)
-def test_memory_may_run_out_in_other_words(error, tiny_model, monkeypatch):
-    put, limit = Sweep.put, 150 * 150
-
-    def scarce(self, z, planes):
-        if self.shape_zyx[1] * self.shape_zyx[2] > limit:
-            raise error
-        put(self, z, planes)
-
-    monkeypatch.setattr(Sweep, "put", scarce)
-    made = restore(Manner(), uneven((6, 180, 190)), tiny_model)
-    assert "memory ran out: tiles are" in made.model.remark
-    assert made.model.tile_zyx < (6, 180, 190)
-
-
-def test_other_errors_leave_tiles_as_they_are(tiny_model, monkeypatch):
-    def broken(self, z, planes):
-        raise RuntimeError("shape mismatch")
-
-    with RcanRestorer(tiny_model, "cpu", "float32") as restorer:
-        monkeypatch.setattr(Sweep, "put", broken)
-        with pytest.raises(RuntimeError, match="shape mismatch"):
-            restorer.restore(make_volume(uneven((6, 180, 190))))
-        assert len(restorer.plan((6, 180, 190))) == 1
-
-
-def test_memory_that_is_never_enough_is_an_error(monkeypatch):
-    def scarce(self, num_given):
-        raise MemoryError("scarce")
-
-    with RcanRestorer(load_model("default"), "cpu", "float32") as restorer:
-        monkeypatch.setattr(Sweep, "advance", scarce)
-        with pytest.raises(RestoreError, match="set a smaller tile_zyx"):
-            restorer.restore(make_volume(uneven()))
 
 
 # --- over time ---
@@ -286,37 +222,6 @@ def test_what_was_begun_and_never_came_is_dropped(live):
     wanted = live.restore(stack(2))
     np.testing.assert_allclose(wanted.data, restore(LIVE, stack(2).data).data, rtol=0.1, atol=30)
     assert live.restore(stack(3)).model.attention == "previous"
-
-
-def test_memory_that_runs_out_meanwhile_leaves_nothing_of_what_was_begun(tiny_model, monkeypatch):
-    channels = {"channels": ("DAPI", "GFP")}
-    data = uneven((8, 180, 190))
-    advance, limit = Sweep.advance, math.inf
-
-    def scarce(self, num_given):
-        if num_given == 8 and self.shape_zyx[1] * self.shape_zyx[2] > limit:
-            raise torch.OutOfMemoryError("scarce")
-        return advance(self, num_given)
-
-    monkeypatch.setattr(Sweep, "advance", scarce)
-    made = []
-    for begins in (True, False):
-        limit = math.inf
-        with RcanRestorer(tiny_model, "cpu", "float32", "float32", LIVE) as restorer:
-            for channel in channels["channels"]:
-                restorer.restore(make_volume(data, 0, channel, **channels))
-            second = make_volume(data, 1, "GFP", **channels)
-            if begins:
-                assert restorer.advance([growing(second, 4)])
-            limit = 150 * 150
-            other = restorer.restore(make_volume(data, 1, "DAPI", **channels))
-            assert "memory ran out: tiles are" in other.model.remark
-            assert not restorer._underway._begun  # it takes memory
-            made.append(restorer.restore(second))
-    early, late = made
-    assert early.model == late.model
-    assert early.model.tile_zyx < data.shape
-    np.testing.assert_array_equal(early.data, late.data)
 
 
 def test_what_was_begun_in_one_tile_is_no_tile(tiny_model):

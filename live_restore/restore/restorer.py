@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from live_restore.assessment import Assessment
@@ -22,6 +23,7 @@ from live_restore.restore.engine import Engine, Pooled
 from live_restore.restore.gaps import with_gaps, without_gaps
 from live_restore.restore.history import History
 from live_restore.restore.intensity import IntensityRange
+from live_restore.restore.loss import lacks_memory
 from live_restore.restore.manner import Manner
 from live_restore.restore.model import Model
 from live_restore.restore.normalising import SteadyRange
@@ -96,7 +98,7 @@ class RcanRestorer:
     ------
     RestoreError
         The device isn't there, or can't do this precision; on entering, the precision is too far
-        from float32.
+        from float32, or the model doesn't fit into the device's memory.
     """
 
     certificate: Certificate
@@ -129,6 +131,25 @@ class RcanRestorer:
 
     def __enter__(self) -> Self:
         started = time.monotonic()
+        try:
+            self._warm_up()
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            self._engines.clear()
+            self._transfer = None
+            raise RestoreError(_too_full(self.model.card.name, self.device, error)) from error
+        logger.info(
+            "model %s on %s in %s, warm after %.1f s: %s",
+            self.model.card.name,
+            self.device_name,
+            self.precision,
+            time.monotonic() - started,
+            self.certificate,
+        )
+        return self
+
+    def _warm_up(self) -> None:
         if self.device.type == "cuda":
             self._transfer = Transfer(self.device)
         try:
@@ -140,15 +161,6 @@ class RcanRestorer:
             self._engines.clear()
             self.precision = "float32"
             self.certificate = self._certify()
-        logger.info(
-            "model %s on %s in %s, warm after %.1f s: %s",
-            self.model.card.name,
-            self.device_name,
-            self.precision,
-            time.monotonic() - started,
-            self.certificate,
-        )
-        return self
 
     def __exit__(
         self,
@@ -351,3 +363,13 @@ class RcanRestorer:
         if kind not in self._warned:
             self._warned.add(kind)
             logger.warning("%s", text)
+
+
+def _too_full(model: str, device: torch.device, error: BaseException) -> str:
+    """That a model can't even be loaded."""
+    came = (str(error).strip() or "no more is given").splitlines()[0]
+    if device.type == "cuda":
+        remedy = "close the programs that nvidia-smi lists, or set another device in [model]"
+    else:
+        remedy = "close other programs"
+    return f"model {model} should be loaded on {device}, and memory there isn't enough ({came}): {remedy}"
