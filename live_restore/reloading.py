@@ -104,23 +104,26 @@ class ReloadingRestorer:
         """
         from live_restore.restore.loss import telling_of_loss
 
-        restorer = self._current
-        try:
-            with self._using() as restorer, telling_of_loss():
-                return restorer.restore(volume)
-        except DeviceLostError as error:
-            self._open_anew(restorer, error)
+        device = self._profile.model.device
+        for devices in ((device, "cpu"), ("cpu",)) if device == "auto" else ((device,),):
+            restorer = self._current
+            try:
+                with self._using() as restorer, telling_of_loss():
+                    return restorer.restore(volume)
+            except DeviceLostError as error:
+                self._open_anew(restorer, devices, error)
         with self._using() as successor, telling_of_loss():
             return successor.restore(volume)
 
-    def _open_anew(self, lost: Restorer | None, error: DeviceLostError) -> None:
-        """Another restorer in place of one whose device is lost, unless somebody was faster."""
+    def _open_anew(
+        self, lost: Restorer | None, devices: Sequence[str], error: DeviceLostError
+    ) -> None:
+        """Another restorer, on the first device that has one, for one that is lost, unless somebody was faster."""
         with self._reloads:
             if self._current is not lost:
                 return
             logger.error("%s: it is opened anew", error)
             model = self._profile.model
-            devices = (model.device, "cpu") if model.device == "auto" else (model.device,)
             for device in devices:
                 changed = model.model_copy(update={"device": device})
                 try:

@@ -138,6 +138,14 @@ def test_the_processor_takes_its_place_where_the_profile_says_auto(monkeypatch, 
     assert "device cpu" in caplog.text
 
 
+def test_the_processor_takes_its_place_where_it_comes_back_and_is_lost_again(monkeypatch, tmp_path):
+    restorers = [loses_at(2), loses_at(1), FakeRestorer()]
+    is_good, service, _, opened = run(monkeypatch, tmp_path, "auto", restorers)
+    assert is_good
+    assert service.counts["restored"] == 3
+    assert opened == ["auto", "auto", "cpu"]
+
+
 @pytest.mark.parametrize(
     "second", [RestoreError("device cuda: 0 GPUs found"), RuntimeError(LOST), loses_at(1)]
 )
