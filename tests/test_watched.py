@@ -1,7 +1,10 @@
+import ctypes
+import errno
 import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -100,6 +103,33 @@ class Unwilling:
 
     def start(self):
         raise OSError(28, "inotify watch limit reached")
+
+    def stop(self):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+def test_a_folder_that_cannot_be_watched_leaves_nothing_open(tmp_path, monkeypatch):
+    from watchdog.observers import inotify_c
+
+    def reach_the_limit(*arguments):
+        ctypes.set_errno(errno.ENOSPC)
+        return -1
+
+    def held():
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    before = held()
+    watched = WatchedFolder(tmp_path)
+    watched.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(inotify_c, "inotify_add_watch", reach_the_limit)
+        for _ in range(5):
+            assert not watched._watch_again()
+            assert held() == before
+    assert watched._watch_again()
+    watched.close()
+    assert held() == before
 
 
 def test_a_folder_that_cannot_be_watched_when_it_is_back_is_listed_and_tried_again(

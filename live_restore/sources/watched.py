@@ -284,6 +284,7 @@ class WatchedFolder:
             observer.start()
         except BaseException:
             self._observer = None
+            observer.stop()  # what it has opened so far, even though its thread never began
             raise
         points = (point for point in (self.path, *self.path.parents) if os.path.ismount(point))
         self._mount = next(points, None)
