@@ -224,6 +224,74 @@ def test_what_was_begun_and_never_came_is_dropped(live):
     assert live.restore(stack(3)).model.attention == "previous"
 
 
+def fails_half_way(monkeypatch, error):
+    """What is put from now on arrives, and then fails."""
+    put = Sweep.put
+
+    def half(self, z, planes):
+        put(self, z, planes)
+        raise error
+
+    monkeypatch.setattr(Sweep, "put", half)
+
+
+def begun_twice(restorer):
+    """Three volumes, of which the first is restored and of the others four planes came."""
+    data = np.random.default_rng(0).integers(100, 1000, (12, 20, 20)).astype("u2")
+    first, second, third = (make_volume(data, time) for time in range(3))
+    restorer.restore(first)
+    for _ in range(2):
+        assert restorer.advance([growing(second, 4), growing(third, 4)])
+    return first, second, third
+
+
+def test_a_volume_that_fails_half_way_at_the_device_waits(tiny_model, monkeypatch, caplog):
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: unspecified launch failure"),
+    ):
+        caplog.clear()
+        with RcanRestorer(tiny_model, "cpu", "float32", "float32", LIVE) as restorer:
+            first, second, third = begun_twice(restorer)
+            with monkeypatch.context() as failing:
+                fails_half_way(failing, error)
+                assert not restorer.advance([growing(second, 8), growing(third, 4)])
+            assert restorer.advance([growing(second, 9), growing(third, 8)])  # the third alone
+            assert caplog.text.count("waits for its last plane") == 1
+            made = restorer.restore(second)
+        with RcanRestorer(tiny_model, "cpu", "float32", "float32", LIVE) as other:
+            other.restore(first)
+            np.testing.assert_array_equal(made.data, other.restore(second).data)
+
+
+def test_nothing_that_was_begun_outlasts_a_mistake(tiny_model, monkeypatch):
+    with RcanRestorer(tiny_model, "cpu", "float32", "float32", LIVE) as restorer:
+        first, second, third = begun_twice(restorer)
+        with monkeypatch.context() as failing:
+            fails_half_way(failing, ValueError("no"))
+            with pytest.raises(ValueError, match="no"):
+                restorer.advance([growing(second, 8), growing(third, 4)])
+        made = restorer.restore(second)
+        assert not restorer._underway._begun
+    with RcanRestorer(tiny_model, "cpu", "float32", "float32", LIVE) as other:
+        other.restore(first)
+        np.testing.assert_array_equal(made.data, other.restore(second).data)
+
+
+def test_a_volume_that_there_is_no_memory_to_begin_waits_too(live, monkeypatch, caplog):
+    def scarce(engine, shape_zyx):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    live.restore(stack(0))
+    with monkeypatch.context() as failing:
+        failing.setattr(Engine, "take", scarce)
+        assert not live.advance([growing(stack(1), 4)])
+    assert not live.advance([growing(stack(1), 8)])
+    assert live.advance([growing(stack(2), 4)])
+    assert caplog.text.count("waits for its last plane") == 1
+
+
 def test_what_was_begun_in_one_tile_is_no_tile(tiny_model):
     engine = Engine(tiny_model.network, tiny_model.card.architecture, CPU, "float32")
     data = torch.rand(6, 180, 190)

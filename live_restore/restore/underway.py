@@ -11,7 +11,7 @@ import torch
 from live_restore.restore.engine import Engine, Pooled
 from live_restore.restore.history import History
 from live_restore.restore.intensity import IntensityRange
-from live_restore.restore.loss import lacks_memory
+from live_restore.restore.loss import is_loss, lacks_memory
 from live_restore.restore.sweep import Sweep
 from live_restore.volume import GrowingVolume, VolumeKey
 
@@ -44,30 +44,41 @@ class Underway:
         self._engine = engine
         self._history = history
         self._begun: dict[VolumeKey, _Begun] = {}
+        self._waiting: set[VolumeKey] = set()  # for their last plane
 
     def advance(self, growing: Sequence[GrowingVolume]) -> bool:
-        """See `Restorer.advance`. Volumes that take more than one tile wait for their last plane."""
-        for key in self._begun.keys() - {one.key for one in growing}:
+        """See `Restorer.advance`. Volumes that take more than one tile wait for their last plane.
+
+        So do those that fail at a device, which `Restorer.restore` deals with: the others may go on.
+        """
+        keys = {one.key for one in growing}
+        self._waiting &= keys
+        for key in self._begun.keys() - keys:
             self._engine().give_back(self._begun.pop(key).sweep)
         for one in growing:
-            begun = self._begun.get(one.key) or self._begin(one)
-            if begun is None:
-                continue
-            sweep = begun.sweep
-            if one.num_planes - sweep.num_given < _FEWEST_PLANES:
+            if one.key in self._waiting:
                 continue
             try:
-                planes = begun.span.normalise(one.data[sweep.num_given : one.num_planes])
-                sweep.put(sweep.num_given, torch.from_numpy(planes))
-                sweep.advance(one.num_planes)
-            except (RuntimeError, MemoryError) as error:
-                if not lacks_memory(error):
+                if self._advance(one):
+                    return True
+            except Exception as error:
+                self._begun.pop(one.key, None)  # half done
+                if not lacks_memory(error) and not is_loss(error):
+                    self.clear()  # nobody may ask for them any more
                     raise
+                self._waiting.add(one.key)
                 logger.warning("%s: waits for its last plane: %s", one.key, error)
-                del self._begun[one.key]
-                continue
-            return True
         return False
+
+    def _advance(self, growing: GrowingVolume) -> bool:
+        begun = self._begun.get(growing.key) or self._begin(growing)
+        if begun is None or growing.num_planes - begun.sweep.num_given < _FEWEST_PLANES:
+            return False
+        sweep, num_planes = begun.sweep, growing.num_planes
+        planes = begun.span.normalise(growing.data[sweep.num_given : num_planes])
+        sweep.put(sweep.num_given, torch.from_numpy(planes))
+        sweep.advance(num_planes)
+        return True
 
     def take(self, key: VolumeKey, span: IntensityRange, pooled: Pooled | None) -> Sweep | None:
         """What was begun of a volume, if it was with this normalisation and attention."""
