@@ -163,7 +163,7 @@ class OpenFiles:
             self._arrivals.drop(path)  # it is listed again when it is back
         elif 0 <= arrival.age_s < _OPEN_RETRY_S:  # slow writers pause in mid-file
             self._arrivals.postpone(arrival, time.monotonic() + _OPEN_RETRY_S - arrival.age_s)
-        elif is_lacking or (isinstance(cause, OSError) and cause.errno in _MAY_PASS):
+        elif isinstance(cause, OSError) and (is_lacking or cause.errno in _MAY_PASS):
             self._arrivals.drop(path)
             if path not in self._denied:
                 self._denied.add(path)
