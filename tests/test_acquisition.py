@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from contextlib import contextmanager
 
@@ -17,6 +19,7 @@ from live_restore.cli.profiles import find_profile
 from live_restore.errors import SourceError
 from live_restore.interfaces import StopSignal
 from live_restore.profile import AcquisitionSource
+from live_restore.sources import acquisition
 from live_restore.sources.acquisition import OwnAcquisition
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, SourceState
 from tests.conftest import daemon, live_restore, wait_for
@@ -129,6 +132,55 @@ def test_when_restoration_fails_the_acquisition_goes_on_to_disk(tmp_path):
     assert "the acquisition itself goes on" in last.reason
     index = wait_for(lambda: list(tmp_path.glob("*/NDTiff.index")), "the dataset")[0]
     wait_for(lambda: len(whole_images(index)) == 10 * 2 * 4, "all planes on disk")
+
+
+def begun(source, stop):
+    """Its events after the first plane."""
+    events = source.events(stop)
+    next(event for event in events if isinstance(event, Plane))
+    return events
+
+
+def test_when_nobody_takes_its_planes_the_acquisition_goes_on_to_disk(tmp_path, caplog):
+    """As when a stage died: its queue is closed before anybody sets the signal."""
+    saving = settings(save_folder=str(tmp_path), num_times=10, interval_s=0.1)
+    with OwnAcquisition(saving) as source:
+        begun(source, StopSignal()).close()
+    assert "the acquisition goes on without this program" in caplog.text
+    index = wait_for(lambda: list(tmp_path.glob("*/NDTiff.index")), "the dataset")[0]
+    wait_for(lambda: len(whole_images(index)) == 10 * 2 * 4, "all planes on disk")
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_who_asked_to_stop_or_does_not_save_gets_no_more_light(tmp_path, caplog, is_saved):
+    """However the events end: what is asked for twice closes them."""
+    stop = StopSignal()
+    folder = {"save_folder": str(tmp_path)} if is_saved else {}
+    with OwnAcquisition(settings(num_times=1000, interval_s=0.2, **folder)) as source:
+        events = begun(source, stop)
+        if is_saved:
+            stop.set()
+        events.close()
+        assert not source._child.is_left
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 20
+    assert "killed" not in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes can't be held here")
+def test_an_acquiring_process_that_does_not_stop_is_killed(monkeypatch, caplog):
+    monkeypatch.setattr(acquisition, "_STOP_S", 2.0)
+    monkeypatch.setattr(acquisition, "_END_S", 0.5)
+    stop = StopSignal()
+    with OwnAcquisition(settings(num_times=1000, interval_s=0.1)) as source:
+        events = begun(source, stop)
+        os.kill(source._child.pid, signal.SIGSTOP)
+        stop.set()
+        with pytest.raises(SourceError, match="told to stop 2 s ago and doesn't"):
+            list(events)
+        assert source._child.is_alive
+    assert "is killed" in caplog.text
+    assert not source._child.is_alive
 
 
 def test_an_acquiring_process_that_dies_is_an_error_that_says_so():

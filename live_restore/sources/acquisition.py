@@ -7,6 +7,7 @@ this program fails, an acquisition that is saved goes on to its end.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Generator
@@ -34,6 +35,7 @@ ACQUIRE, STOP, END = "acquire", "stop", "end"
 
 _TICK_S = 1.0
 _START_S = 120.0  # hardware may home its stages first
+_STOP_S = 60.0  # from the word to stop, or the last plane after it, to the end
 _END_S = 30.0
 
 
@@ -107,38 +109,63 @@ class OwnAcquisition:
         self, stop: StopSignal, variation: Variation | None = None
     ) -> Generator[Event, None, None]:
         """See `Source.events`; may be called again, and for other acquisitions than the profile's too."""
-        incoming = self._incoming
         stop.call(self._port.wake)
         self._child.tell(f"{ACQUIRE} {variation.as_word()}" if variation else ACQUIRE)
-        reason, is_stopping = "", False
-        while not reason:
-            if stop.is_set() and not is_stopping:
-                if stop.has_failed and self._settings.save_folder is not None:
-                    logger.warning(
-                        "the acquisition goes on without this program, to its end, and is saved in %s",
-                        self._settings.save_folder,
-                    )
-                    self._child.leave()
-                    reason = "restoration failed; the acquisition itself goes on"
-                    break
+        is_saved = self._settings.save_folder is not None and variation is None
+        try:
+            reason = yield from self._until_end(stop, is_saved=is_saved)
+        except BaseException as error:  # this was closed or failed: nobody takes what comes
+            is_asked_for = stop.is_set() and not stop.has_failed
+            if is_saved and not is_asked_for and not isinstance(error, KeyboardInterrupt):
+                self._leave()
+            else:
                 self._child.tell(STOP)
-                is_stopping = True
+            raise
+        yield from self._incoming.end_idle(0.0, reason)
+        if reason not in ("finished", "stopped") and not self._child.is_left:
+            raise SourceError(f"{self._settings.name}: the acquisition failed: {reason}")
+
+    def _until_end(self, stop: StopSignal, *, is_saved: bool) -> Generator[Event, None, str]:
+        """What comes; then how it ended."""
+        reason = ""
+        give_up_s = math.inf
+        while not reason:
+            if stop.is_set() and give_up_s == math.inf:
+                if stop.has_failed and is_saved:
+                    self._leave()
+                    return "restoration failed; the acquisition itself goes on"
+                self._child.tell(STOP)
+                give_up_s = time.monotonic() + _STOP_S
             match self._port.receive(_TICK_S):
                 case None:
                     yield SourceState("acquiring")
                     if not self._child.is_alive:
                         reason = f"the acquiring process ended with code {self._child.exit_code}"
+                    elif time.monotonic() > give_up_s:
+                        reason = (
+                            f"it was told to stop {_STOP_S:g} s ago and doesn't. See whether the camera, "
+                            "the stage or Micro-Manager hangs"
+                        )
                 case PlanesEnd() as word:
-                    yield from incoming.end(word)
+                    yield from self._incoming.end(word)
                 case SourceHeader(light=light) if light is not None:
                     yield LightReading(**light.model_dump())
                 case SourceHeader(ended=reason):
                     continue
                 case header, data:
-                    yield from incoming.plane(header, data)
-        yield from incoming.end_idle(0.0, reason)
-        if reason not in ("finished", "stopped") and not self._child.is_left:
-            raise SourceError(f"{self._settings.name}: the acquisition failed: {reason}")
+                    yield from self._incoming.plane(header, data)
+                    if give_up_s != math.inf:  # what it had before it was told
+                        give_up_s = time.monotonic() + _STOP_S
+        return reason
+
+    def _leave(self) -> None:
+        if not self._child.is_alive:
+            return
+        logger.warning(
+            "the acquisition goes on without this program, to its end, and is saved in %s",
+            self._settings.save_folder,
+        )
+        self._child.leave()
 
     def _await_core(self) -> None:
         """Until the hardware is ready.
