@@ -151,6 +151,7 @@ class Metrics:
             Its help.
         value : callable
             Gives it, or one for each tuple of the labels' values. Called from the server's threads.
+            Where it raises `RuntimeError`, the number is left out, and that is logged once.
         *labels : str
             Names of labels.
         """
@@ -207,6 +208,7 @@ class _Watched(Collector):
         self.sources: list[_Source] = []
         self.about = {"version": __version__}
         self.model: ModelUse | None = None
+        self._told: set[str] = set()  # names of what couldn't be read
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("live_restore", "This run of the daemon.", value=dict(self.about))
@@ -217,10 +219,20 @@ class _Watched(Collector):
         for one in tuple(self.sources):
             kind = CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily
             family = kind(one.name, one.text, labels=one.labels)
-            value = one.value()
+            try:
+                value = one.value()
+            except RuntimeError as error:  # a GPU that is lost doesn't say what memory it has
+                self._tell(one.name, error)
+                continue
             for labels, number in value.items() if isinstance(value, Mapping) else [((), value)]:
                 family.add_metric(labels, number)
             yield family
+
+    def _tell(self, name: str, error: RuntimeError) -> None:
+        if name not in self._told:
+            self._told.add(name)
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            logger.warning("metrics: %s is left out while it can't be read (%s)", name, line)
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):

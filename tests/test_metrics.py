@@ -253,6 +253,32 @@ def test_each_outcome_is_counted_once():
     assert number(got, "verdicts_total", verdict="green") == 0
 
 
+def test_what_cannot_be_read_is_left_out_and_told_of_once(caplog):
+    port = free_port()
+    lost = True
+
+    def memory():
+        if lost:
+            raise RuntimeError("CUDA error: unspecified launch failure\nand more")
+        return {("0", "free"): 7}
+
+    with Metrics(port) as metrics:
+        metrics.watch("gauge", "gpu_memory_bytes", "Memory.", memory, "device", "kind")
+        metrics.watch("gauge", "things", "Things.", lambda: 2)
+        for _ in range(3):
+            got = scrape(port)
+            assert number(got, "things") == 2
+            assert number(got, "volumes_total", outcome="seen") == 0
+            assert not any(name == "live_restore_gpu_memory_bytes" for name, _ in got)
+        lost = False
+        assert number(scrape(port), "gpu_memory_bytes", device="0", kind="free") == 7
+    told = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert told == [
+        "metrics: live_restore_gpu_memory_bytes is left out while it can't be read "
+        "(CUDA error: unspecified launch failure)"
+    ]
+
+
 def test_without_the_extra_it_is_said_what_to_install(tmp_path, tiny_model):
     profile = tmp_path / "p.toml"
     profile.write_text(
