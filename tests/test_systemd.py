@@ -102,13 +102,17 @@ def main_pid(container):
     return container.show(UNIT, "MainPID")
 
 
+def await_volumes(container):
+    wait_for(
+        lambda: re.search(r"[1-9]\d* volumes restored", container.show(UNIT, "StatusText")),
+        "volumes in the status",
+    )
+
+
 def test_start_returns_when_the_model_is_warm_and_the_status_is_in_words(started):
     assert "ready" in journal(started)
     assert started.show(UNIT, "ActiveState") == "active"
-    wait_for(
-        lambda: re.search(r"[1-9]\d* volumes restored", started.show(UNIT, "StatusText")),
-        "volumes in the status",
-    )
+    await_volumes(started)
     user = started.run("ps", "-o", "user=", "-p", main_pid(started)).stdout
     assert user.strip().startswith("live-re")
     # Priorities are the journal's, not text.
@@ -140,6 +144,7 @@ def test_a_frozen_or_killed_daemon_is_started_again(started, number):
 
 
 def test_stop_restores_what_waits(started):
+    await_volumes(started)
     assert started.run("systemctl", "stop", UNIT).returncode == 0
     assert started.show(UNIT, "Result") == "success"
     assert started.show(UNIT, "ActiveState") == "inactive"
