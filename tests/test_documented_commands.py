@@ -297,6 +297,12 @@ STORIES = {
         finds=(keys("alice"), *WITH_KEYS[1:]), instead={"tcp://microscope:5556": "{data}"},
         beside=daemon("profile.toml"), more="--count 1", says=("(6, 48, 48) uint16",),
     ),
+    "live-restore keys add here": Story(finds=(keys(),), leaves=(allowed(here="viewer"), has("here.keys"))),
+    "live-restore view --keys here.keys": Story(
+        finds=(keys("here"), *WITH_KEYS[1:]), beside=daemon("profile.toml"),
+        more="{data} --control {control} --port 0",
+        runs=until(r"opened (http://127.0.0.1:\d+\S*)", page_opens, BROWSER="echo opened %s"), says=("Ctrl-C ends",),
+    ),
     "live-restore keys add camera-pc --role sender": Story(
         finds=(keys(),), leaves=(allowed(**{"camera-pc": "sender"}), has("camera-pc.keys")),
     ),
