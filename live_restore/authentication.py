@@ -93,7 +93,7 @@ class Authentication:
             return False
         try:
             return self._folder.role_of(str(frame.get(_USER_ID)).encode()) == "operator"
-        except KeyFileError as error:
+        except (KeyFileError, OSError) as error:
             logger.error("a command is refused, since %s", error)
             return False
 
@@ -101,7 +101,7 @@ class Authentication:
         """Whether this public key is let in; called by ZeroMQ's thread for each new connection."""
         try:
             role = self._folder.role_of(key) if self._folder is not None else None
-        except KeyFileError as error:
+        except (KeyFileError, OSError) as error:  # anything raised would end ZeroMQ's thread
             self._tell_refused(str(error))
             return False
         if role is None:

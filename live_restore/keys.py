@@ -236,7 +236,7 @@ class KeyFolder:
             A file of the list can't be read or isn't right.
         """
         found = []
-        for file in sorted((self.folder / _ALLOWED).glob("*.toml")):
+        for file in _listed(self.folder / _ALLOWED):
             table = _read(file)
             role = table.get("role")
             if role not in ROLES:
@@ -260,12 +260,15 @@ class KeyFolder:
 
     def _pair(self) -> tuple[bytes, bytes]:
         file = self.folder / _OWN
-        if not file.is_file():
+        try:
+            table = _read(file)
+        except KeyFileError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
             raise KeyFileError(
                 f"{file}: the daemon has no keys yet; make them with: live-restore keys init "
                 f'--folder "{self.folder}"'
-            )
-        table = _read(file)
+            ) from error
         return _key(table, "public", file), _key(table, "secret", file)
 
 
@@ -278,6 +281,16 @@ def _read(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise KeyFileError(f"{file}: can't be read as a key file: {error}") from error
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Key files of a folder, by name; none where there is no folder."""
+    try:
+        return sorted(file for file in folder.iterdir() if file.match("*.toml"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise KeyFileError(f"{folder}: key files can't be listed: {error}") from error
 
 
 def _key(table: dict[str, Any], name: str, file: Path) -> bytes:

@@ -1,11 +1,13 @@
 """Who gets in with which key, over real sockets, and what operators alone may command."""
 
+import errno
 import json
 import logging
 import os
 import signal
 import threading
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +145,59 @@ def test_a_list_that_becomes_unreadable_lets_nobody_in_and_comes_back(
         file.write_text(text)
         with Control(endpoints[1], timeout_s=10, keys=alice) as control:
             assert control.status()["session"]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(errno.EACCES, id="permission"),
+        pytest.param(errno.EIO, id="disk"),
+        pytest.param(errno.ESTALE, id="share"),
+    ],
+)
+@pytest.mark.parametrize("what", ["own", "list"])
+def test_keys_that_cannot_be_reached_let_nobody_in_and_come_back(
+    endpoints, folder, made, caplog, monkeypatch, what, number
+):
+    alice, done = made("alice", "operator"), []
+    away = folder.folder / ("daemon.toml" if what == "own" else "allowed")
+    with (
+        publishing(endpoints, folder, {"drain": lambda: done.append(1) or "draining"}),
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as connected,
+    ):
+        connected.linger = 0
+        alice.secure(connected)
+        connected.connect(endpoints[1])
+        with monkeypatch.context() as patch:
+            for request, answer in (({"get": "status"}, b"status/"), ({"do": "drain"}, b"error/")):
+                connected.send(json.dumps(request).encode())
+                assert connected.poll(10_000)
+                assert connected.recv_multipart()[0] == answer
+                make_unreachable(patch, away, number)
+            assert_not_in(endpoints[1], alice)
+        assert f"1 connections refused so far: key {away}" in caplog.text
+        assert f"a command is refused, since {away}" in caplog.text
+        with Control(endpoints[1], timeout_s=10, keys=alice) as control:
+            assert control.drain()
+    assert done == [1]
+
+
+def make_unreachable(patch, away, number):
+    """Whatever looks at a file or folder fails, as on a share that is gone."""
+    for name in ("stat", "open", "iterdir", "_scandir", "read_text"):
+        real = getattr(Path, name, None)
+        if real is not None:
+            patch.setattr(Path, name, failing(real, away, number))
+
+
+def failing(real, away, number):
+    def fail(path, *rest, **more):
+        if path == away:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *rest, **more)
+
+    return fail
 
 
 def test_without_its_own_keys_a_daemon_does_not_start(endpoints, tmp_path):
