@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from live_restore.sources.stacks import is_folder_stack, stack_version
+from live_restore.sources.taken import Taken
 
 __all__ = ["Arrival", "Arrivals"]
 
@@ -58,12 +59,24 @@ class Arrivals:
         For how long a file has to stand still.
     is_there : callable
         Whether the folder that holds them all is there: what vanished with it wasn't deleted.
+    is_done : callable, optional
+        Whether the ledger knows all of a file, in one version, to be settled.
+
+    Attributes
+    ----------
+    taken : Taken
+        Files that were taken up or left alone.
     """
 
-    def __init__(self, settle_s: float, is_there: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settle_s: float,
+        is_there: Callable[[], bool],
+        is_done: Callable[[Path, str], bool] = lambda *_: False,
+    ) -> None:
         self._settle_s = settle_s
         self._is_there = is_there
-        self._settled: dict[str, str] = {}
+        self.taken = Taken(is_done, is_there)
         self._waiting: dict[Path, Arrival] = {}
         # What is no longer in `_waiting` counts no more.
         self._clock: list[tuple[float, int, Arrival]] = []
@@ -89,8 +102,9 @@ class Arrivals:
             if known is not None and self._is_there():
                 del self._waiting[path]
             return
+        is_taken = self.taken.holds(path, version)
         if known is None:
-            if self._settled.get(str(path)) == version:
+            if is_taken:
                 return
         elif known.version == version and not (is_touched and _is_folder(path)):
             return
@@ -106,19 +120,24 @@ class Arrivals:
         self._waiting.pop(path, None)
 
     def settle(self, arrival: Arrival) -> None:
-        """It is taken up, or left alone until it changes."""
+        """It is taken up."""
         self._waiting.pop(arrival.path, None)
-        self._settled[str(arrival.path)] = arrival.version
+        self.taken.note(arrival.path, arrival.version)
+
+    def leave(self, arrival: Arrival) -> None:
+        """It is done, or can't be taken: left alone until it changes."""
+        self._waiting.pop(arrival.path, None)
+        self.taken.note_done(arrival.path, arrival.version)
 
     def settle_unseen(self, path: Path) -> None:
-        """Leave a file alone until it changes."""
+        """Leave a file alone until it changes, also when it goes and comes back."""
         version = stack_version(path)
         if version is not None:
-            self._settled[str(path)] = version
+            self.taken.keep(path, version)
 
     def forget(self, path: Path) -> None:
         """Take it up once more when it is seen."""
-        self._settled.pop(str(path), None)
+        self.taken.forget(path)
 
     def postpone(self, arrival: Arrival, until_s: float) -> None:
         """Have it come again as due at a time on the monotonic clock."""

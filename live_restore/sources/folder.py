@@ -81,8 +81,8 @@ class Folder:
         )
         self._naming = Naming(self._root)
         self._recognition = Recognition(settings.layout, settings.pattern)
-        self._arrivals = Arrivals(settings.settle_s, self._watched.look)
-        self._listing: Iterator[Path] | None = None
+        self._arrivals = Arrivals(settings.settle_s, self._watched.look, self._is_done)
+        self._listing: Iterator[Path | None] | None = None
         self._next_scan_s = 0.0
         self._old_from_s = math.inf  # what was there at the start is all known from then on
         self._open = OpenFiles(settings, self._arrivals, self._naming.name, ledger)
@@ -167,17 +167,27 @@ class Folder:
             if time.monotonic() < self._next_scan_s:
                 return
             self._look_again()
-            self._listing = self._watched.files()
+            self._listing = self._listed()
         is_first = self._old_from_s == math.inf
         num_listed = 0
         for path in islice(self._listing, _LISTED_AT_ONCE):
             num_listed += 1
-            self._see(path, is_live=not is_first)
+            if path is not None:
+                self._see(path, is_live=not is_first)
         if num_listed < _LISTED_AT_ONCE:
             self._listing = None
             self._next_scan_s = time.monotonic() + self._settings.rescan_s
             if is_first and self._watched.look():
                 self._old_from_s = time.monotonic() + self._settings.settle_s
+
+    def _listed(self) -> Iterator[Path | None]:
+        """All that lies in the folder; then what is gone from it is forgotten, step by step."""
+        self._arrivals.taken.begin_listing()
+        yield from self._watched.files()
+        yield from self._arrivals.taken.end_listing()
+
+    def _is_done(self, path: Path, version: str) -> bool:
+        return self._ledger is not None and self._ledger.is_done(Origin(str(path), version))
 
     def _look_again(self) -> None:
         """Forget what the user wants tried again."""

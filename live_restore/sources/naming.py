@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path, PurePath
 
 from live_restore.sources.stacks import stack_suffix
@@ -24,17 +25,21 @@ class Naming:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._names: dict[str, Path] = {}
+        # What follows each name in its path; by hashes, since all are remembered, also of files that are gone:
+        # what was restored of those isn't to be overwritten.
+        self._names: dict[int, str] = {}
         self._told: set[str] = set()
 
     def name(self, path: Path) -> str:
         """A name of its own for each file or dataset."""
         if path == self._root or not path.is_relative_to(self._root):
             return path.name
-        name = acquisition_name(path.relative_to(self._root))
-        if self._names.setdefault(name, path) != path:
-            name = path.relative_to(self._root).as_posix()
-            self._names[name] = path
+        below = path.relative_to(self._root)
+        name, whole = acquisition_name(below), below.as_posix()
+        rest = sys.intern(whole.removeprefix(name))
+        if self._names.setdefault(hash(name), rest) != rest:
+            name = whole
+            self._names[hash(name)] = ""
         return name
 
     def is_fit(self, path: Path) -> bool:

@@ -83,7 +83,7 @@ class OpenFiles:
         path = arrival.path
         if stack_suffix(path.name) is None:
             logger.warning("%s: not a known kind of stack, left alone", path)
-            self._arrivals.settle(arrival)
+            self._arrivals.leave(arrival)
             return
         if path in self.paths:  # it was changed, and that will be noticed
             self._arrivals.postpone(arrival, time.monotonic() + _BUSY_S)
@@ -91,7 +91,7 @@ class OpenFiles:
         origin = Origin(str(path), arrival.version)
         if self._ledger and self._ledger.is_done(origin):
             logger.debug("%s: restored before", path)
-            self._arrivals.settle(arrival)
+            self._arrivals.leave(arrival)
             return
         with ExitStack() as opened:
             try:
@@ -175,7 +175,7 @@ class OpenFiles:
                 )
         else:
             logger.warning("%s, left alone", error)
-            self._arrivals.settle(arrival)
+            self._arrivals.leave(arrival)
 
 
 def _describe(stack: Stack) -> str:
