@@ -10,7 +10,6 @@ become read-only; otherwise they only vanish. Takes up to 2 GB of temporary disk
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +25,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", action="store_true", help="print each when it comes")
     options = parser.parse_args()
-    os.chdir(Path(__file__).parents[1])  # from where the stand-in for Micro-Manager is started
     with tempfile.TemporaryDirectory() as folder:
         tell = (lambda line: print(line, flush=True)) if options.faults else (lambda _: None)
         soak = Soak(Path(folder), options.minutes, options.seed, tell)

@@ -35,6 +35,8 @@ from live_restore.volume import (
     utc_now,
 )
 
+ROOT = Path(__file__).parents[1]
+"""From where ``python -m tests.…`` is found, whatever folder a test is in."""
 DATA = Path(__file__).parent / "data"
 
 # Here and in each process that a test starts: two threads that wait for each other are many times

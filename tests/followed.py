@@ -20,7 +20,7 @@ from live_restore.profile import DoseSettings, MicroManagerSource
 from live_restore.sources.assembler import Assembler
 from live_restore.sources.micromanager import MicroManager
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane, SourceState, Volume
-from tests.conftest import wait_for
+from tests.conftest import ROOT, wait_for
 from tests.micro_manager_objects import Acquisition, Place, pixels
 
 
@@ -30,6 +30,7 @@ class MicroManagerProcess:
     def __init__(self, port: int | None = None) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.micro_manager_server", *([str(port)] if port else [])],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

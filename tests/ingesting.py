@@ -16,7 +16,7 @@ from live_restore.interfaces import StopSignal
 from live_restore.profile import IngestSource
 from live_restore.sources.ingest import Ingest
 from live_restore.volume import AcquisitionEnd, Plane
-from tests.conftest import wait_for
+from tests.conftest import ROOT, wait_for
 
 
 class Ingesting:
@@ -82,6 +82,7 @@ class IngestingProcess:
     def __init__(self, endpoint: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.ingest_reader", endpoint],
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

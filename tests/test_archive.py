@@ -31,7 +31,7 @@ from live_restore.sources.folder import acquisition_name
 from live_restore.sources.layouts import Recognition
 from live_restore.volume import Volume
 from tests import growing_layouts as growing
-from tests.conftest import live_restore, wait_for
+from tests.conftest import ROOT, live_restore, wait_for
 from tests.test_growing import WRITERS, volumes_of
 
 
@@ -386,7 +386,7 @@ def cluster(num_workers=2, *code):
     pytest.importorskip("distributed")
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.dask_cluster", str(num_workers), *code],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         address, *pids = process.stdout.readline().split()

@@ -16,7 +16,7 @@ from ndstorage import Dataset
 from live_restore.client import Subscriber, VolumeMessage
 from live_restore.messages import EndHeader
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane
-from tests.conftest import daemon, wait_for
+from tests.conftest import ROOT, daemon, wait_for
 from tests.hooked_acquisition import CHANNELS, SLICES, stamp
 from tests.ingesting import IngestingProcess, free_endpoint, ingesting
 
@@ -30,6 +30,7 @@ class Script:
     def __init__(self):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.hooked_acquisition"],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.browser import browsing
-from tests.conftest import wait_for
+from tests.conftest import ROOT, wait_for
 
 pytest.importorskip("playwright", reason="needs playwright: pip install playwright")
 
@@ -24,6 +24,7 @@ pytest.importorskip("playwright", reason="needs playwright: pip install playwrig
 def publishing(endpoints, *arguments):
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.publishing", *endpoints, *(str(one) for one in arguments)],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )
