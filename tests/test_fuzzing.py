@@ -163,7 +163,7 @@ def assert_not_flooded(log):
     """By the log's own clock: within 10 s two periods of the limit may meet, of 20 lines of each kind."""
     templates, said = message_templates(), defaultdict(deque)
     line = re.compile(
-        r"(\d\d):(\d\d):(\d\d) [A-Z]+ +(?:\(\d+ lines aren't shown: [^)]*\) )?(.*)", re.S
+        r"[\d-]{10} (\d\d):(\d\d):(\d\d) [A-Z]+ +(?:\(\d+ lines aren't shown: [^)]*\) )?(.*)", re.S
     )
     for text in log:
         if text.startswith("    "):  # the message above goes on

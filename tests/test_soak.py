@@ -41,6 +41,7 @@ from tests.soaking import (
 )
 
 _LOOK_S = 20
+_LAST_LOOKS = 5
 _KILLED = "killed and started"
 # What may be added between the second and the last quarter of the process that lived longest. A source that lags behind
 # holds up to four files open. Were all volumes held, `ingest` would grow by 90 MiB in three minutes; in two hours
@@ -151,6 +152,10 @@ class Soak:
                 thread.join()
         for name, daemon in self.daemons.items():
             self._settle(name, daemon)
+        for _ in range(_LAST_LOOKS):  # no second model is loaded now, and no volume is in work
+            time.sleep(1.0)
+            for program in self.measured.values():
+                program.measure()
         self._over.set()
         for thread in viewers:
             thread.join()
