@@ -3,8 +3,8 @@
 python benchmarks/soak.py [--minutes 120] [--seed 0] [--faults]
 
 Three daemons (planes that are sent, a watched folder, Micro-Manager's stand-in), their viewers, and faults at random, as
-tests/test_soak.py runs them for three minutes. Prints what became of the volumes, how often each fault came, and the least
-that each process took in the second and in the last quarter of its life; with --faults also each of them when it comes. Ends
+tests/test_soak.py runs them for three minutes. Prints what became of the volumes, how often each fault came, and what
+each process took in the second and in the last quarter of its life (memory: the least); with --faults also each of them when it comes. Ends
 with 1 if a volume is lost or a process has grown. As root, output folders lie on small file systems that fill up and
 become read-only; otherwise they only vanish. Takes up to 2 GB of temporary disk. Linux and macOS.
 """

@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -117,14 +118,21 @@ class Program:
             self.samples.setdefault(one.pid, []).append(taken)
 
     def growth(self) -> list[tuple[float, float]]:
-        """The least in the second and in the last quarter of what `measure` noted, for the process that lived longest.
+        """What `measure` noted in the second and in the last quarter, for the process that lived longest.
 
-        What is there for a while only, as a second model while it takes the first one's place, doesn't count.
+        Medians of threads and descriptors, which come and go with connections; of memory the least, since a second model
+        is there while it takes the first one's place.
         """
         samples = max(self.samples.values(), key=len)
         quarter = max(1, len(samples) // 4)
         parts = samples[quarter : 2 * quarter], samples[-quarter:]
-        before, after = ([min(one) for one in zip(*part, strict=True)] for part in parts)
+        before, after = (
+            [
+                take(one)
+                for take, one in zip((median, median, min), zip(*part, strict=True), strict=True)
+            ]
+            for part in parts
+        )
         return list(zip(before, after, strict=True))
 
     def await_word(self, word: bytes, act: Callable[[], Any], file: str = "log") -> None:
