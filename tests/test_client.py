@@ -21,6 +21,7 @@ from live_restore.client import (
     VolumeMessage,
     receiving,
 )
+from live_restore.client.sockets import prepare_request
 from live_restore.errors import NoAnswerError, ProtocolError, RefusedError
 from live_restore.profile import PublishSettings
 from live_restore.sinks.publisher import Publisher
@@ -296,4 +297,25 @@ def test_with_asyncio_the_control_port_answers_and_refuses(endpoints):
 
     with publishing(endpoints) as publisher:
         send(publisher, 0, 1)
+        asyncio.run(ask())
+
+
+def test_where_nothing_can_be_sent_is_no_answer(monkeypatch):
+    """As for a moment at a port of another kind, which hangs up."""
+
+    def prepare_without_queue(socket, *arguments):
+        socket.immediate = True
+        prepare_request(socket, *arguments)
+
+    async def ask():
+        async with AsyncControl("tcp://127.0.0.1:9", timeout_s=0.1) as control:
+            await control.status()
+
+    monkeypatch.setattr("live_restore.client.control.prepare_request", prepare_without_queue)
+    with (
+        Control("tcp://127.0.0.1:9", timeout_s=0.1) as control,
+        pytest.raises(NoAnswerError, match="is the daemon running, with a control port"),
+    ):
+        control.status()
+    with pytest.raises(NoAnswerError, match="is the daemon running, with a control port"):
         asyncio.run(ask())

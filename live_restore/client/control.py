@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,8 +37,8 @@ class _Asking:
         self._keys = keys
         self._into = into
 
-    def _connected(self, socket: zmq.Socket[Any]) -> None:
-        prepare_request(socket, self._endpoint, self._keys)
+    def _connect(self, socket: zmq.Socket[Any], timeout_s: float) -> None:
+        prepare_request(socket, self._endpoint, self._keys, timeout_s)
 
     def _no_answer(self, timeout_s: float) -> NoAnswerError:
         return NoAnswerError(
@@ -122,12 +123,12 @@ class Control(_Asking):
         """Any request of the protocol; `timeout_s` instead of the usual time."""
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         # A socket per request: a late answer can never be taken for the next one's.
-        with self._context.socket(zmq.DEALER) as socket:
-            self._connected(socket)
+        with self._context.socket(zmq.DEALER) as socket, suppress(zmq.Again):
+            self._connect(socket, timeout_s)
             socket.send(protocol.to_json(request))
-            if not socket.poll(int(timeout_s * 1000)):
-                raise self._no_answer(timeout_s)
-            return _reply(views(socket.recv_multipart(copy=False)), self._into)
+            if socket.poll(int(timeout_s * 1000)):
+                return _reply(views(socket.recv_multipart(copy=False)), self._into)
+        raise self._no_answer(timeout_s)
 
 
 class AsyncControl(_Asking):
@@ -195,12 +196,12 @@ class AsyncControl(_Asking):
     async def ask(self, request: dict[str, Any], timeout_s: float | None = None) -> Reply:
         """See `Control.ask`."""
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        with self._context.socket(zmq.DEALER) as socket:
-            self._connected(socket)
+        with self._context.socket(zmq.DEALER) as socket, suppress(zmq.Again):
+            self._connect(socket, timeout_s)
             await socket.send(protocol.to_json(request))
-            if not await socket.poll(int(timeout_s * 1000)):
-                raise self._no_answer(timeout_s)
-            return _reply(views(await socket.recv_multipart(copy=False)), self._into)
+            if await socket.poll(int(timeout_s * 1000)):
+                return _reply(views(await socket.recv_multipart(copy=False)), self._into)
+        raise self._no_answer(timeout_s)
 
 
 def _reply(frames: Sequence[memoryview], into: Allocate | None) -> Reply:

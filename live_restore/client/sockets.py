@@ -50,8 +50,23 @@ def prepare_subscription(
     _connect(socket, endpoint, keys)
 
 
-def prepare_request(socket: zmq.Socket[Any], endpoint: str, keys: ClientKeys | None) -> None:
-    """Connect a DEALER socket to the control port."""
+def prepare_request(
+    socket: zmq.Socket[Any], endpoint: str, keys: ClientKeys | None, timeout_s: float
+) -> None:
+    """Connect a DEALER socket to the control port.
+
+    Parameters
+    ----------
+    socket : zmq.Socket
+        New.
+    endpoint : str
+        Control port.
+    keys : ClientKeys or None
+        For a daemon that asks for them.
+    timeout_s : float
+        How long sending may wait: without end, were the port one of another kind, which hangs up.
+    """
+    socket.sndtimeo = round(timeout_s * 1000)
     _connect(socket, endpoint, keys)
 
 

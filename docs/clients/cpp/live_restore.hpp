@@ -296,6 +296,7 @@ class LiveRestore {
     Message ask(const json& request) {
         zmq::socket_t dealer(context, zmq::socket_type::dealer);
         dealer.set(zmq::sockopt::linger, 0);
+        dealer.set(zmq::sockopt::sndtimeo, int(ANSWER.count()));  // a port of another kind hangs up
         dealer.set(zmq::sockopt::rcvtimeo, int(ANSWER.count()));
         connect(dealer, options.control);
         dealer.send(zmq::buffer(request.dump()), zmq::send_flags::none);

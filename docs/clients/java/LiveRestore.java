@@ -255,6 +255,7 @@ public final class LiveRestore implements Closeable {
         ZMQ.Socket dealer = context.socket(ZMQ.DEALER);
         try {
             dealer.setLinger(0);
+            dealer.setSendTimeOut(ANSWER_MS); // a port of another kind hangs up
             dealer.setReceiveTimeOut(ANSWER_MS);
             connect(dealer, control);
             dealer.send(request.toString().getBytes(StandardCharsets.UTF_8));
