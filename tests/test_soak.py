@@ -25,17 +25,15 @@ from websockets.sync.client import connect
 from live_restore.client import Subscriber, VolumeMessage
 from tests.conftest import wait_for
 from tests.ingesting import free_endpoint
+from tests.measured import PATIENCE_S, Program, freeze
 from tests.soaking import (
     GOOD,
-    PATIENCE_S,
     SHAPE,
     Daemon,
     Fault,
     Key,
     Microscope,
-    Program,
     deck,
-    freeze,
     save_stacks,
     send_planes,
 )
