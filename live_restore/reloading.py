@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from live_restore.errors import DeviceLostError, LiveRestoreError, ProfileError
+from live_restore.freed_memory import give_back
 from live_restore.guard import open_guard
 from live_restore.interfaces import Restorer
 from live_restore.profile import DoseSettings, Profile
@@ -254,23 +253,11 @@ class ReloadingRestorer:
             if before is not None:
                 before.__exit__(None, None, None)
             del before
-            _give_back_memory()
+            gc.collect()  # it stands in a cycle, which Python would look for at some later time
+            give_back()
             self.reloads["loaded"] += 1
             logger.info("model reloaded: %s", profile.model.path)
 
 
 def _open(profile: Profile) -> Restorer:
     return open_restorer(profile.model, partial(open_guard, profile.guard))
-
-
-def _give_back_memory() -> None:
-    """Let go of the model that was replaced, and of what was freed with it.
-
-    It stands in a cycle, which Python would look for at some later time; and glibc keeps freed memory that lies between
-    what is in use, some 6 MiB a time, so that a daemon that loads models for months would grow.
-    """
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)

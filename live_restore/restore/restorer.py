@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from live_restore.assessment import Assessment
 from live_restore.errors import RestoreError
+from live_restore.freed_memory import FreedMemory
 from live_restore.restore.certificate import Certificate, certify
 from live_restore.restore.device_volume import RawVolume, open_output, open_volume
 from live_restore.restore.devices import Precision, choose_device, choose_precision, device_name
@@ -124,6 +125,7 @@ class RcanRestorer:
         self._engines: dict[str, Engine] = {}
         self._transfer: Transfer | None = None
         self._network_s = 0.0
+        self._freed = FreedMemory()
         self._history = History(
             lambda: SteadyRange(self.manner.normalisation, self.manner.normalisation_volumes)
         )
@@ -257,6 +259,7 @@ class RcanRestorer:
         rounds = result.data.dtype != self.output_dtype
         probe = PartRestorer(engine, norm, span, result.pooled, float(rounds))
         restored = self._examined(restored, probe)
+        self._freed.tick()
         return replace(restored, data=rounded(restored.data)) if rounds else restored
 
     def _examined(self, restored: Restored, probe: PartRestorer) -> Restored:
