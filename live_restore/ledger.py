@@ -204,6 +204,11 @@ class Ledger:
             " WHERE state = 'skipped' AND restored_at IS NOT NULL"
         )
 
+    def disown(self, name: str) -> None:
+        """A dataset was deleted or moved away: what comes by its name is another one."""
+        self._run("UPDATE volumes SET version = 'gone' WHERE origin = ?", name)
+        self._run("DELETE FROM ended WHERE origin = ?", name)
+
     def note_end(self, origin: Origin) -> None:
         """All volumes of a file or dataset were seen."""
         self._run("INSERT OR REPLACE INTO ended VALUES (?, ?)", *origin)

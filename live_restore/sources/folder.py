@@ -14,7 +14,8 @@ import logging
 import math
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from itertools import count, islice
 from pathlib import Path, PurePath
 from types import TracebackType
@@ -32,6 +33,7 @@ from live_restore.sources.layouts.plane_files import PlaneFiles
 from live_restore.sources.naming import Naming, acquisition_name
 from live_restore.sources.open_files import OpenFiles
 from live_restore.sources.stacks import stack_suffix
+from live_restore.sources.taken import is_gone
 from live_restore.sources.watched import WatchedFolder
 from live_restore.volume import SourceState
 
@@ -45,6 +47,7 @@ _NOT_MEANT_FOR_US = (
 )
 _TICK_S = 1.0
 _LISTED_AT_ONCE = 200  # files of a listing between two looks at what is new
+_ASKED_LATELY_S = 600.0
 _ASK_AGAIN_S = 0.2  # whether files that look like an acquisition's are of one
 _DIGITS = re.compile(r"\d+")
 _WITH_DIGITS = re.compile(r"[^\W_]*\d[^\W_]*")
@@ -96,6 +99,8 @@ class Folder:
         self._asked_s: dict[tuple[Path, str], float] = {}  # what wasn't of a dataset, and when
         self._opened_s = 0.0
         self._retries: set[Path] = set()
+        self._vanished: list[Growing] = []  # whose ends are still to be given
+        self._num_named: Counter[Path] = Counter()  # acquisitions that lay in the places of these
         self._numbers = count()
 
     def __enter__(self) -> Self:
@@ -130,6 +135,8 @@ class Folder:
                 yield from one.give(stop)
                 if isinstance(one, Finished) and one.is_over:
                     self._put_away(one)
+                elif one in self._vanished:
+                    self._vanished.remove(one)
             if time.monotonic() >= next_tick_s:
                 yield SourceState(self._watched.state)
                 next_tick_s = time.monotonic() + _TICK_S
@@ -145,7 +152,10 @@ class Folder:
             self._listing, self._next_scan_s = None, 0.0
             for growing in self._growing.values():
                 growing.resume()
-        for path in self._watched.touched():
+        touched = self._watched.touched()
+        if removed := self._watched.removed:
+            self._let_go(lambda path: not removed.isdisjoint((path, *path.parents)))
+        for path in touched:
             self._see(path, is_live=True, is_touched=True)
         if not self._watched.is_there:
             return
@@ -185,6 +195,28 @@ class Folder:
         self._arrivals.taken.begin_listing()
         yield from self._watched.files()
         yield from self._arrivals.taken.end_listing()
+        gone = {path for path in (*self._growing, *self._left_alone) if is_gone(str(path))}
+        if gone and self._watched.look():
+            self._let_go(gone.__contains__)
+        asked_lately_s = time.monotonic() - _ASKED_LATELY_S
+        self._asked_s = {one: at for one, at in self._asked_s.items() if at > asked_lately_s}
+
+    def _let_go(self, has_gone: Callable[[Path], bool]) -> None:
+        """Forget datasets that were deleted or moved away: what appears in their places is new."""
+        for path in [path for path in self._growing if has_gone(path)]:
+            growing = self._growing.pop(path)
+            logger.info("%s: was deleted or moved away", path)
+            if growing.vanish():
+                self._vanished.append(growing)
+            self._num_named[path] += growing.num_acquisitions
+            if self._ledger:
+                self._ledger.disown(str(path))
+        self._left_alone = {path for path in self._left_alone if not has_gone(path)}
+        self._plane_files = {path for path in self._plane_files if not has_gone(path)}
+        self._datasets = {
+            like_it: path for like_it, path in self._datasets.items() if path in self._growing
+        }
+        self._asked_s.clear()
 
     def _is_done(self, path: Path, version: str) -> bool:
         return self._ledger is not None and self._ledger.is_done(Origin(str(path), version))
@@ -275,7 +307,7 @@ class Folder:
         settings, voxel = self._settings, self._settings.voxel_size_um
         growing = self._growing[layout.path] = Growing(
             layout,
-            self._naming.name(layout.path),
+            self._name(layout.path),
             Defaults(settings.num_slices, voxel[2] if voxel else None, voxel[0] if voxel else None),
             settings.idle_s,
             self._ledger.settled(Origin(str(layout.path))) if self._ledger else frozenset(),
@@ -285,6 +317,10 @@ class Folder:
             place = _written_ns(layout.path), next(self._numbers), layout.path
             heapq.heappush(self._old_growing, place)
         return growing
+
+    def _name(self, dataset: Path) -> str:
+        name, num_before = self._naming.name(dataset), self._num_named[dataset]
+        return f"{name}~{num_before + 1}" if num_before else name
 
     def _leave_alone(self, path: Path) -> None:
         """Pass over what was there at the start."""
@@ -303,7 +339,11 @@ class Folder:
             return None
         if not self._open.is_full and (arrival := self._arrivals.next_new()) is not None:
             self._open.take_up(arrival)
-        candidates: list[Finished | Growing] = [*self._open.latest, *self._growing.values()]
+        candidates: list[Finished | Growing] = [
+            *self._open.latest,
+            *self._vanished,
+            *self._growing.values(),
+        ]
         for having in (
             [one for one in candidates if one.has_new],
             [one for one in candidates if one.has_old],

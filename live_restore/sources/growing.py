@@ -69,6 +69,8 @@ class Growing:
         When to `look` again, on the monotonic clock; after its end only when it is touched.
     turn : int
         For whoever lets several take turns.
+    num_acquisitions : int
+        How many were announced.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Growing:
         self.has_begun = not is_old
         self.is_over = False
         self.next_look_s = math.inf if is_old else 0.0
-        self.turn = 0
+        self.turn = self.num_acquisitions = 0
         self._layout = layout
         self._name = name
         self._incoming = Incoming(defaults)
@@ -145,6 +147,13 @@ class Growing:
         """Its folder was away and is back."""
         self._grew_s = time.monotonic()
         self.look_soon()
+
+    def vanish(self) -> bool:
+        """It was deleted or moved away for good, whatever lies in its place now; whether its end is still to be given."""
+        self.close()
+        if self._is_announced and not self.is_over:
+            self._end("it was deleted or moved away")
+        return self._ending is not None
 
     def look(self) -> None:
         """Learn which planes have become whole, and whether it has ended."""
@@ -289,6 +298,7 @@ class Growing:
                     continue
                 case AcquisitionInfo():
                     self._is_announced = True
+                    self.num_acquisitions += 1
                 case AcquisitionEnd():
                     self._is_announced = False
                     self._are_live.clear()

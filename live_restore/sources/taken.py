@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["Taken"]
+__all__ = ["Taken", "is_gone"]
 
 _FIRST_ASK_S = 60.0
 _LONGEST_WAIT_S = 86_400.0
@@ -83,7 +83,7 @@ class Taken:
             yield
         gone = []
         for path in self._unlisted - self._kept:
-            if _is_gone(path):  # else its folder couldn't be listed, or something led elsewhere
+            if is_gone(path):  # else its folder couldn't be listed, or something led elsewhere
                 gone.append(path)
             yield
         self._unlisted = set()
@@ -95,7 +95,8 @@ class Taken:
         heapq.heappush(self._asks, (time.monotonic() + wait_s, wait_s, path))
 
 
-def _is_gone(path: str) -> bool:
+def is_gone(path: str) -> bool:
+    """Whether nothing lies there; not of what can't be reached just now."""
     try:
         os.stat(path)  # noqa: PTH116 - there may be many
     except (FileNotFoundError, NotADirectoryError):

@@ -20,6 +20,7 @@ from watchdog.observers.polling import PollingObserverVFS
 from live_restore.errors import SourceError
 from live_restore.sources.shares import share_of
 from live_restore.sources.stacks import FOLDER_SUFFIXES, is_folder_stack
+from live_restore.sources.taken import is_gone
 
 __all__ = ["WatchedFolder"]
 
@@ -53,11 +54,14 @@ class WatchedFolder:
         The folder.
     is_there : bool
         As of the last `check`.
+    removed : set of Path
+        What had been deleted or moved away by the last call of `touched`; something else may lie in its place.
     """
 
     def __init__(self, path: Path, ignore: Path | None = None, polling: bool | None = None) -> None:
         self.path = path
         self.is_there = False
+        self.removed: set[Path] = set()
         self._root = str(path)
         self._ignore = str(ignore) if ignore else None
         self._polling = polling
@@ -69,8 +73,9 @@ class WatchedFolder:
         self._unreadable: set[str] = set()
         self._aliases: dict[str, str] = {}  # of links to folders: the paths by which those count
         self._touched: dict[str, bool] = {}  # whether it is a folder
+        self._removed: set[str] = set()
         self._polled: set[_Identity] = set()  # folders of the polling observer's present listing
-        self._is_woken = False
+        self._is_woken = self._is_polled = False
         self._changed = threading.Condition()
 
     @property
@@ -151,6 +156,8 @@ class WatchedFolder:
         """Files that were written, made or moved here since the last call; some may be gone again."""
         with self._changed:
             touched, self._touched, self._is_woken = self._touched, {}, False
+            removed, self._removed = self._removed, set()
+        self.removed = {Path(path) for path in removed if self._is_removed(path)}
         files: dict[Path, None] = {}
         for path, is_folder in touched.items():
             place = self._place(path)
@@ -166,7 +173,8 @@ class WatchedFolder:
         """Wait until something is touched, `wake`, or a time on the monotonic clock."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._touched or self._is_woken, max(0.0, until_s - time.monotonic())
+                lambda: self._touched or self._removed or self._is_woken,
+                max(0.0, until_s - time.monotonic()),
             )
 
     def wake(self) -> None:
@@ -250,6 +258,13 @@ class WatchedFolder:
                 return str(self.path / folder)
         return path
 
+    def _is_removed(self, path: str) -> bool:
+        place = self._place(path)
+        if place in (None, self._root) or self._look() is None:
+            return False
+        # A share that fails for a moment looks empty to whoever lists it.
+        return not self._is_polled or is_gone(path)
+
     # --- whether it is there ---
 
     def _look(self) -> _Identity | None:
@@ -273,12 +288,13 @@ class WatchedFolder:
     def _watch(self) -> None:
         share = share_of(self.path)
         is_polled = share is not None if self._polling is None else self._polling
+        self._is_polled = is_polled
         observer: BaseObserver = (
             PollingObserverVFS(os.stat, self._list_for_polling, polling_interval=_POLL_S)
             if is_polled
             else Observer()
         )
-        observer.schedule(_Touches(self._touch), self._root, recursive=True)
+        observer.schedule(_Touches(self._touch, self._remove), self._root, recursive=True)
         self._observer = observer
         try:
             observer.start()
@@ -320,6 +336,12 @@ class WatchedFolder:
             self._touched[path] = is_folder
             self._changed.notify_all()
 
+    def _remove(self, path: str) -> None:
+        """Called from watchdog's thread."""
+        with self._changed:
+            self._removed.add(path)
+            self._changed.notify_all()
+
     def _list_for_polling(self, folder: str | None) -> Iterator[os.DirEntry[str]]:
         """As the polling observer wants it: what loops back is listed once. From watchdog's thread."""
         folder = folder or self._root
@@ -341,13 +363,16 @@ class WatchedFolder:
 class _Touches(FileSystemEventHandler):
     """Hands on the paths of what changed, from watchdog's thread."""
 
-    def __init__(self, touch: Callable[[str, bool], None]) -> None:
+    def __init__(self, touch: Callable[[str, bool], None], remove: Callable[[str], None]) -> None:
         self._touch = touch
+        self._remove = remove
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called by watchdog for each event."""
         if event.is_directory and event.event_type == "modified":
             return  # something in it was, which is told by itself
+        if event.event_type in ("deleted", "moved"):
+            self._remove(os.fsdecode(event.src_path))
         if event.event_type in ("created", "modified", "moved", "closed"):
             self._touch(os.fsdecode(event.dest_path or event.src_path), event.is_directory)
 
