@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS volumes (
 CREATE INDEX IF NOT EXISTS by_state ON volumes (state);
 CREATE INDEX IF NOT EXISTS by_restored_at ON volumes (restored_at);
 CREATE TABLE IF NOT EXISTS ended (origin TEXT PRIMARY KEY, version TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS marks (origin TEXT PRIMARY KEY, mark TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS retries (origin TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _LEAST_RATE_S = 10.0  # a rate isn't told from less
@@ -207,7 +208,12 @@ class Ledger:
     def disown(self, name: str) -> None:
         """A dataset was deleted or moved away: what comes by its name is another one."""
         self._run("UPDATE volumes SET version = 'gone' WHERE origin = ?", name)
-        self._run("DELETE FROM ended WHERE origin = ?", name)
+        for table in ("ended", "marks"):
+            self._run(f"DELETE FROM {table} WHERE origin = ?", name)  # noqa: S608
+
+    def note_mark(self, name: str, mark: str) -> None:
+        """What tells a dataset from another one in its place."""
+        self._run("INSERT OR REPLACE INTO marks VALUES (?, ?)", name, mark)
 
     def note_end(self, origin: Origin) -> None:
         """All volumes of a file or dataset were seen."""
@@ -235,6 +241,11 @@ class Ledger:
             return False
         number = self._ask("SELECT count(*) FROM volumes WHERE origin = ?", origin.name)
         return number == [(len(self.settled(origin)),)]
+
+    def mark(self, name: str) -> str | None:
+        """What was noted by `note_mark`."""
+        rows = self._ask("SELECT mark FROM marks WHERE origin = ?", name)
+        return rows[0][0] if rows else None
 
     def take_retries(self) -> tuple[str, ...]:
         """Names of origins that shall be looked at again, once."""

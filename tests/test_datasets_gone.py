@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from live_restore.ledger import Ledger, Origin
-from live_restore.volume import AcquisitionEnd
+from live_restore.volume import AcquisitionEnd, Volume
 from tests import growing_layouts as growing
 from tests.conftest import wait_for
 from tests.test_growing import WRITERS, planes_of, write
@@ -33,7 +33,7 @@ def pixels_of(watching, acquisition):
     return {
         (*(one.key.position, one.key.time, one.key.channel), z): plane
         for one in volumes_of(list(watching.events))
-        if one.key.acquisition == acquisition
+        if isinstance(one, Volume) and one.key.acquisition == acquisition
         for z, plane in enumerate(one.data)
     }
 
@@ -128,3 +128,58 @@ def test_those_that_are_gone_are_forgotten_though_nothing_told_of_it(root, monke
         second = acquire("NDTiff", root / "day" / "run_1", seed=2)
         watching.wait_for("day/run_1~2")
     assert_same(pixels_of(watching, "day/run_1~2"), second)
+
+
+class Restarts:
+    """A daemon's folder and ledger, run by run."""
+
+    def __init__(self, root, file):
+        self.root, self.file = root, file
+
+    def run(self, wanted=None):
+        """Take what is there, note all volumes but those that aren't wanted; the planes that were taken."""
+        settings = {"num_slices": 3, "idle_s": 0.5}
+        with (
+            Ledger(self.file, is_written=False) as ledger,
+            Watching(self.root, ledger=ledger, **settings) as watching,
+        ):
+            wait_for(lambda: [one.is_over for one in watching.source._growing.values()], "it")
+            wait_for(lambda: all(one.is_over for one in watching.source._growing.values()), "it")
+            wait_for(lambda: len(watching.ended()) == bool(planes_of(watching)), "its end")
+            origin = Origin(str(self.root / "run_1"))
+            for volume in volumes_of(list(watching.events)):
+                ledger.note_seen(origin, volume.key)
+                if wanted is None or volume.key.time in wanted:
+                    ledger.note_restored(origin, volume.key)
+        return pixels_of(watching, "run_1")
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_what_was_acquired_anew_between_two_runs_is_taken(layout, root, tmp_path, caplog):
+    restarts = Restarts(root, tmp_path / "l.sqlite")
+    first = acquire(layout, root / "run_1", seed=1)
+    assert_same(restarts.run(), first)
+    assert not restarts.run()
+    shutil.rmtree(root / "run_1")
+    second = acquire(layout, root / "run_1", seed=2)
+    assert_same(restarts.run(), second)
+    assert not restarts.run()
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_a_run_goes_on_where_the_one_before_stood(layout, root, tmp_path):
+    restarts = Restarts(root, tmp_path / "l.sqlite")
+    acquired = acquire(layout, root / "run_1", seed=1)
+    restarts.run(wanted=[0])
+    left = {place: plane for place, plane in acquired.items() if place[1] == 1}
+    assert_same(restarts.run(), left)
+
+
+def test_a_dataset_whose_first_plane_cannot_be_read_any_more_is_taken_once_more(root, tmp_path):
+    restarts = Restarts(root, tmp_path / "l.sqlite")
+    acquired = acquire("separate image files", root / "run_1", seed=1)
+    restarts.run()
+    first = min((root / "run_1").glob("**/*.tif"))
+    first.unlink()
+    assert len(restarts.run()) == len(acquired) - 3

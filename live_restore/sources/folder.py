@@ -28,6 +28,7 @@ from live_restore.sources.arrivals import Arrivals
 from live_restore.sources.finished import Finished
 from live_restore.sources.growing import Growing
 from live_restore.sources.incoming import Defaults
+from live_restore.sources.known import Known
 from live_restore.sources.layouts import Layout, Recognition
 from live_restore.sources.layouts.plane_files import PlaneFiles
 from live_restore.sources.naming import Naming, acquisition_name
@@ -310,7 +311,7 @@ class Folder:
             self._name(layout.path),
             Defaults(settings.num_slices, voxel[2] if voxel else None, voxel[0] if voxel else None),
             settings.idle_s,
-            self._ledger.settled(Origin(str(layout.path))) if self._ledger else frozenset(),
+            Known(layout.path, self._ledger),
             is_old=is_old,
         )
         if is_old:

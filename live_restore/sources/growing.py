@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from live_restore.errors import SourceError
 from live_restore.interfaces import Event, StopSignal
-from live_restore.ledger import Place
 from live_restore.plane_protocol import PlaneHeader, PlanesEnd
 from live_restore.sources.incoming import Defaults, Incoming
+from live_restore.sources.known import Known
 from live_restore.sources.layouts import Layout, PlaneOnDisk
 from live_restore.sources.layouts.plane import EncodedPixels
 from live_restore.volume import AcquisitionEnd, AcquisitionInfo, Plane
@@ -54,8 +54,8 @@ class Growing:
         What its files may not tell.
     idle_s : float
         It is over when nothing came for so long, where its files don't tell that it is.
-    settled : container of Place
-        Stacks that aren't wanted.
+    known : Known, optional
+        What an earlier run knew of it.
     is_old : bool
         It was there at the start, and is looked at only when it is touched or told to `begin`.
 
@@ -79,7 +79,7 @@ class Growing:
         name: str,
         defaults: Defaults,
         idle_s: float,
-        settled: Container[Place] = frozenset(),
+        known: Known | None = None,
         *,
         is_old: bool = False,
     ) -> None:
@@ -91,7 +91,10 @@ class Growing:
         self._name = name
         self._incoming = Incoming(defaults)
         self._idle_s = idle_s
-        self._settled = settled
+        self._known = known or Known()
+        self._undecided: list[
+            PlaneOnDisk
+        ] = []  # until it is seen whether it is the one that is known
         self._new: deque[PlaneOnDisk] = deque()
         self._old: deque[PlaneOnDisk] = deque()
         self._are_live: deque[bool] = deque()  # of planes that `_incoming` holds back
@@ -195,6 +198,7 @@ class Growing:
                 self._tell(str(error))
                 planes.popleft()
                 continue
+            self._known.see(planes[0], data)
             yield from self._mark(self._take(planes.popleft(), data, is_live))
         self._grew_s = time.monotonic()
         if not planes:
@@ -221,6 +225,8 @@ class Growing:
             if num_learned == _AT_ONCE:
                 return False
             is_whole = True
+            if self._undecided:
+                self._decide()
         except SourceError as error:
             self._tell(str(error))
             is_whole = num_learned == 0
@@ -235,7 +241,12 @@ class Growing:
     def _learn(self, plane: PlaneOnDisk) -> None:
         self._grew_s = time.monotonic()
         self.is_over = False
-        if (plane.position, plane.time, plane.channel) in self._settled:
+        if self._known.is_undecided:
+            self._undecided.append(plane)
+            if self._known.recognise(plane):
+                self._decide()
+            return
+        if (plane.position, plane.time, plane.channel) in self._known.settled:
             return
         if self._has_planes and isinstance(plane.pixels, EncodedPixels):
             # What waits holds no pixels, though it has to be decoded once more.
@@ -249,6 +260,12 @@ class Growing:
                 self._latest = _place(plane)
                 self._prefer(lambda old: _place(old) == _place(plane))
             self._new.append(plane)
+
+    def _decide(self) -> None:
+        self._known.decide()
+        undecided, self._undecided = self._undecided, []
+        for plane in undecided:
+            self._learn(plane)
 
     def _prefer(self, is_wanted: Callable[[PlaneOnDisk], bool]) -> None:
         """Planes of a stack that is being written are wanted with its new ones."""
