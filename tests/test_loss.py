@@ -8,6 +8,7 @@ from live_restore import service as service_module
 from live_restore.errors import DeviceLostError, RestoreError
 from live_restore.profile import parse_profile
 from live_restore.restore.loss import is_loss, lacks_memory, telling_of_loss
+from live_restore.restore.restorer import RcanRestorer
 from live_restore.service import Service
 from live_restore.volume import Restored, Skipped
 from tests.test_service import Collector, FakeRestorer
@@ -68,6 +69,18 @@ def test_pytorchs_own_error_of_a_device_is_a_loss():
     scarce = torch.AcceleratorError("CUDA error: out of memory")
     assert lacks_memory(scarce)
     assert not is_loss(scarce)
+
+
+def test_a_device_that_is_lost_while_the_model_loads_is_told_of(tiny_model, monkeypatch):
+    """In one line, as whatever else keeps a service from starting."""
+
+    def fail(self):
+        raise RuntimeError(LOST)
+
+    monkeypatch.setattr(RcanRestorer, "_certify", fail)
+    said = r"doesn't answer any more \(CUDA error: unspecified launch failure\)"
+    with pytest.raises(DeviceLostError, match=said):
+        RcanRestorer(tiny_model, "cpu").__enter__()
 
 
 @pytest.mark.parametrize("error", SCARCE, ids=str)

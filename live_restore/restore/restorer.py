@@ -24,7 +24,7 @@ from live_restore.restore.engine import Engine, Pooled
 from live_restore.restore.gaps import with_gaps, without_gaps
 from live_restore.restore.history import History
 from live_restore.restore.intensity import IntensityRange
-from live_restore.restore.loss import lacks_memory
+from live_restore.restore.loss import lacks_memory, telling_of_loss
 from live_restore.restore.manner import Manner
 from live_restore.restore.model import Model
 from live_restore.restore.normalising import SteadyRange
@@ -134,7 +134,8 @@ class RcanRestorer:
     def __enter__(self) -> Self:
         started = time.monotonic()
         try:
-            self._warm_up()
+            with telling_of_loss():
+                self._warm_up()
         except (RuntimeError, MemoryError) as error:
             if not lacks_memory(error):
                 raise
