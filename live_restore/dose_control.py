@@ -300,7 +300,7 @@ class DoseControl:
         return f"exposure of {name}" if name else self._settings.device_property
 
     def _told(self) -> dict[str, Any]:
-        frozen = next((rules.frozen for rules in self._rules.values() if rules.frozen), self._off)
+        frozen = self._off or next(filter(None, (one.frozen for one in self._rules.values())), "")
         return {
             "control": self._settings.control,
             "device_property": self._settings.device_property,

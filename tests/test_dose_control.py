@@ -153,6 +153,17 @@ def test_switched_off_your_own_light_comes_back(tmp_path):
         assert bench.frozen == "switched off"
 
 
+def test_the_users_switch_is_told_rather_than_what_froze_it_before(tmp_path):
+    with Bench(tmp_path) as bench:
+        bench.volume(RED)
+        bench.control.switch_off()
+        bench.settle()
+        assert bench.frozen == "switched off"
+        bench.control.switch_on()
+        bench.settle()
+        assert bench.frozen == ""
+
+
 def test_control_off_in_a_reloaded_profile_gives_the_light_back(tmp_path):
     with Bench(tmp_path) as bench:
         bench.volumes(2, assessment(0.7))
