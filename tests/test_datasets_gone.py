@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from live_restore.ledger import Ledger, Origin
+from live_restore.sources.watched import WatchedFolder
 from live_restore.volume import AcquisitionEnd, Volume
 from tests import growing_layouts as growing
 from tests.conftest import wait_for
@@ -118,10 +119,10 @@ def test_one_that_was_passed_over_at_the_start_is_taken_when_it_is_acquired_anew
 def test_those_that_are_gone_are_forgotten_though_nothing_told_of_it(root, monkeypatch):
     """With the folder above, on a share."""
     (root / "day").mkdir()
+    monkeypatch.setattr(WatchedFolder, "_remove", lambda *_: None)
     with Watching(root, num_slices=3, rescan_s=0.2) as watching:
         acquire("NDTiff", root / "day" / "run_1", seed=1)
         watching.wait_for("day/run_1")
-        monkeypatch.setattr(watching.source._watched, "_is_removed", lambda path: False)
         shutil.rmtree(root / "day")
         wait_for(lambda: not watching.source._growing, "it to be let go")
         (root / "day").mkdir()

@@ -154,8 +154,8 @@ class Folder:
             for growing in self._growing.values():
                 growing.resume()
         touched = self._watched.touched()
-        if removed := self._watched.removed:
-            self._let_go(lambda path: not removed.isdisjoint((path, *path.parents)))
+        if self._watched.removed:
+            self._let_go(self._is_removed)
         for path in touched:
             self._see(path, is_live=True, is_touched=True)
         if not self._watched.is_there:
@@ -201,6 +201,10 @@ class Folder:
             self._let_go(gone.__contains__)
         asked_lately_s = time.monotonic() - _ASKED_LATELY_S
         self._asked_s = {one: at for one, at in self._asked_s.items() if at > asked_lately_s}
+
+    def _is_removed(self, dataset: Path) -> bool:
+        is_told = not self._watched.removed.isdisjoint((dataset, *dataset.parents))
+        return is_told and (not self._watched.is_polled or is_gone(str(dataset)))
 
     def _let_go(self, has_gone: Callable[[Path], bool]) -> None:
         """Forget datasets that were deleted or moved away: what appears in their places is new."""

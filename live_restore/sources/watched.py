@@ -20,7 +20,6 @@ from watchdog.observers.polling import PollingObserverVFS
 from live_restore.errors import SourceError
 from live_restore.sources.shares import share_of
 from live_restore.sources.stacks import FOLDER_SUFFIXES, is_folder_stack
-from live_restore.sources.taken import is_gone
 
 __all__ = ["WatchedFolder"]
 
@@ -55,12 +54,15 @@ class WatchedFolder:
     is_there : bool
         As of the last `check`.
     removed : set of Path
-        What had been deleted or moved away by the last call of `touched`; something else may lie in its place.
+        What had been deleted or moved away by the last call of `touched`; something else may lie in its place. Where
+        `is_polled`, a share may just have looked empty for a moment.
+    is_polled : bool
+        Changes are found by listing.
     """
 
     def __init__(self, path: Path, ignore: Path | None = None, polling: bool | None = None) -> None:
         self.path = path
-        self.is_there = False
+        self.is_there = self.is_polled = False
         self.removed: set[Path] = set()
         self._root = str(path)
         self._ignore = str(ignore) if ignore else None
@@ -75,7 +77,7 @@ class WatchedFolder:
         self._touched: dict[str, bool] = {}  # whether it is a folder
         self._removed: set[str] = set()
         self._polled: set[_Identity] = set()  # folders of the polling observer's present listing
-        self._is_woken = self._is_polled = False
+        self._is_woken = False
         self._changed = threading.Condition()
 
     @property
@@ -157,7 +159,9 @@ class WatchedFolder:
         with self._changed:
             touched, self._touched, self._is_woken = self._touched, {}, False
             removed, self._removed = self._removed, set()
-        self.removed = {Path(path) for path in removed if self._is_removed(path)}
+        is_there = bool(removed) and self._look() is not None
+        places = {self._place(path) for path in removed} - {None, self._root} if is_there else ()
+        self.removed = {Path(place) for place in places if place}
         files: dict[Path, None] = {}
         for path, is_folder in touched.items():
             place = self._place(path)
@@ -258,13 +262,6 @@ class WatchedFolder:
                 return str(self.path / folder)
         return path
 
-    def _is_removed(self, path: str) -> bool:
-        place = self._place(path)
-        if place in (None, self._root) or self._look() is None:
-            return False
-        # A share that fails for a moment looks empty to whoever lists it.
-        return not self._is_polled or is_gone(path)
-
     # --- whether it is there ---
 
     def _look(self) -> _Identity | None:
@@ -288,7 +285,7 @@ class WatchedFolder:
     def _watch(self) -> None:
         share = share_of(self.path)
         is_polled = share is not None if self._polling is None else self._polling
-        self._is_polled = is_polled
+        self.is_polled = is_polled
         observer: BaseObserver = (
             PollingObserverVFS(os.stat, self._list_for_polling, polling_interval=_POLL_S)
             if is_polled
