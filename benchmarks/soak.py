@@ -27,7 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tell = (lambda line: print(line, flush=True)) if options.faults else (lambda _: None)
-        soak = Soak(Path(folder), options.minutes, options.seed, tell)
+        soak = Soak(Path(folder), options.minutes, options.seed, tell=tell)
         soak.run()
     tell_volumes(soak)
     tell_faults(soak)

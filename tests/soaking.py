@@ -73,7 +73,7 @@ def deck(rng: random.Random, *cards: Any) -> Iterator[Any]:
 class Daemon(Program):
     """A daemon with profile, ledger and disk of its own, and what is to become of its volumes."""
 
-    def __init__(self, folder: Path, source: str) -> None:
+    def __init__(self, folder: Path, source: str, model: object = "default") -> None:
         self.expected: dict[Key, str] = {}  # `WRITTEN`, or what the reason says of one that isn't
         self._comes_again = folder.name == "folder"  # what couldn't be written is read once more
         self.disk, self._nowhere, self._out = folder / "disk", folder / "nowhere", folder / "out"
@@ -87,6 +87,7 @@ class Daemon(Program):
             f"[source]\n{source}\n[ledger]\nfolder = '{folder}'\n[write]\nfolder = '{self._out}/r'\n"
             f"[publish]\nendpoint = '{self.data}'\ncontrol = '{self.control}'\nhistory_mb = 4\n"
             "[queue]\nmemory_mb = 1\n"  # so that bursts wait on disk
+            f"[model]\npath = '{model}'\n"
         )
         self._profile.write_text(self._text, encoding="utf-8")
         super().__init__(folder, "run", str(self._profile))
@@ -136,12 +137,12 @@ class Daemon(Program):
         self.await_word(answer, lambda: self.process.send_signal(signal.SIGHUP))
 
     def _reload(self, rng: random.Random) -> None:
-        no_toml, other_queue = f"{self._text}[model", self._text.replace("_mb = 1\n", "_mb = 2\n")
-        no_model = f"{self._text}[model]\npath = '{self._nowhere}'\n"
+        no_toml, other_queue = f"{self._text}[guard", self._text.replace("_mb = 1\n", "_mb = 2\n")
+        no_model = re.sub(r"(?<=\[model\]\npath = ').*(?=')", str(self._nowhere), self._text)
         self._hang_up(rng.choice([no_toml, other_queue, no_model]), b"not reloaded|isn't reloaded")
         time.sleep(rng.uniform(1, 3))
         precision, budget = rng.choice(["auto", "float32"]), rng.choice([0.05, 0.1])
-        tables = f"[model]\nprecision = '{precision}'\n[guard]\nbudget = {budget}\n"
+        tables = f"precision = '{precision}'\n[guard]\nbudget = {budget}\n"
         self._hang_up(self._text + tables, b"model reloaded")
 
     def _throw_garbage(self, rng: random.Random) -> None:

@@ -50,8 +50,8 @@ RESTORED = ("written", "unwritten")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals that Windows hasn't")
-def test_a_service_in_trouble_loses_nothing_and_does_not_grow(tmp_path):
-    soak = Soak(tmp_path, minutes=2.4, seed=1)
+def test_a_service_in_trouble_loses_nothing_and_does_not_grow(tmp_path, tiny_model):
+    soak = Soak(tmp_path, minutes=2.4, seed=1, model=tiny_model.path)
     soak.run()
     assert soak.problems == []
     assert soak.grown() == []
@@ -68,6 +68,8 @@ class Soak:
         For how long volumes are acquired.
     seed : int
         Of all that is drawn. Threads take turns as they happen to, so that no two runs are the same.
+    model : str or pathlib.Path
+        What restores.
     tell : callable
         Hears of each fault when it comes.
 
@@ -82,12 +84,18 @@ class Soak:
     """
 
     def __init__(
-        self, folder: Path, minutes: float, seed: int, tell: Callable[[str], Any] = print
+        self,
+        folder: Path,
+        minutes: float,
+        seed: int,
+        model: object = "default",
+        tell: Callable[[str], Any] = print,
     ) -> None:
         self.faults: Counter[str] = Counter()
         self.fates: dict[str, Counter[str]] = {}
         self.problems: list[str] = []
         self.num_pictures = 0
+        self._model = model
         self._folder, self._seconds, self._seed, self._tell = folder, 60 * minutes, seed, tell
         self._healing, self._ending, self._over = (threading.Event() for _ in range(3))
         self._received: dict[str, Counter[Key]] = {"ingest": Counter(), "bridge": Counter()}
@@ -104,7 +112,9 @@ class Soak:
                 "bridge": f"kind = 'micromanager'\nport = {self._microscope.one.port}\nsilence_s = 2",
             }
             self.daemons = {
-                name: opened.enter_context(closing(Daemon(self._folder / name, source)))
+                name: opened.enter_context(
+                    closing(Daemon(self._folder / name, source, self._model))
+                )
                 for name, source in sources.items()
             }
             ports = self.daemons["ingest"].data, "--control", self.daemons["ingest"].control
