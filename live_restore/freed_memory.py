@@ -13,7 +13,7 @@ def give_back() -> None:
     """Give freed memory back to the system, where its C library keeps it.
 
     glibc keeps what lies between pieces in use, and doesn't always find a use for it: with glibc 2.36, a daemon that
-    restored small volumes on a CPU grew by half a MiB with each of them. Takes some milliseconds.
+    restored small volumes on a CPU grew by 0.2 to 0.5 MiB with each of them (benchmarks/steady.py). Takes some milliseconds.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
