@@ -92,9 +92,7 @@ class Growing:
         self._incoming = Incoming(defaults)
         self._idle_s = idle_s
         self._known = known or Known()
-        self._undecided: list[
-            PlaneOnDisk
-        ] = []  # until it is seen whether it is the one that is known
+        self._undecided: list[PlaneOnDisk] = []  # until it is seen whether it is the known one
         self._new: deque[PlaneOnDisk] = deque()
         self._old: deque[PlaneOnDisk] = deque()
         self._are_live: deque[bool] = deque()  # of planes that `_incoming` holds back
